@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from llmbench import engines
+from llmbench.errors import BadParams, Missing
 from llmbench.hardware import default_threads
 from llmbench.models.source import find_model
 from llmbench.models.tokenizer import Tokenizer, load_tokenizer
-from llmbench.params import validated
+from llmbench.params import DEVICES, one_of, validated
 from llmbench.record import Served
 from llmbench.strict_yaml import Located
 
@@ -21,17 +22,19 @@ class Token:
     """One generated token."""
 
     id: int
-    text: str
+    text: str  # what it adds; empty while a character is not whole
 
 
 class LoadedEngine:
     """An engine with a model in it; a context manager that releases both."""
 
     def __init__(self, model: str, engine: str, device: str, options: dict[str, Any]) -> None:
-        source = find_model(model)
         self._engine = engines.create(engine)
         threads = options.pop("threads", default_threads())
         validated(self._engine.Options, Located(values=options), engine)
+        _check_device(device, self._engine)
+        source = find_model(model)  # last: a model may have to be made
+        self.trained: int | None = source.config.get("max_position_embeddings")  # tokens
         self.tokenizer: Tokenizer = load_tokenizer(source.folder)
         place = {"threads": threads, "device": device}
         self.served: Served = self._engine.load(source, options | place)
@@ -40,9 +43,11 @@ class LoadedEngine:
         self, ids: Sequence[int] | Sequence[Sequence[int]], output_tokens: int
     ) -> Iterator[Token | list[Token]]:
         """Greedy tokens: one a step for a single prompt (T,), a list of B for a batch (B, T)."""
-        batch = not isinstance(ids[0], int)
-        for step in self._engine.stream(ids if batch else [ids], output_tokens):
-            tokens = [Token(int(i), self.tokenizer.decode([int(i)])) for i in step]
+        batch = len(ids) > 0 and not isinstance(ids[0], int)
+        rows = ids if batch else [ids]
+        texts = [self.tokenizer.stream() for _ in rows]
+        for step in self._engine.stream(rows, output_tokens):
+            tokens = [Token(int(i), text(int(i))) for i, text in zip(step, texts, strict=False)]
             if tokens:
                 yield tokens if batch else tokens[0]
 
@@ -61,6 +66,24 @@ class LoadedEngine:
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._engine.close()
+
+
+def _check_device(device: str, engine: engines.Engine) -> None:
+    """Raises: BadParams for an unknown device, Missing when it is known and not here."""
+    try:
+        one_of("device", DEVICES, device)
+    except ValueError as error:
+        raise BadParams(
+            f"device {device!r} {error}", how=f"devices: {', '.join(DEVICES)}"
+        ) from None
+    if device == "cuda" and "torch" in engine.imports:
+        import torch
+
+        if not torch.cuda.is_available():
+            raise Missing(
+                "device cuda: torch finds no usable GPU here",
+                how="--device cpu; llmbench doctor says what this machine has and what is missing",
+            )
 
 
 def load(

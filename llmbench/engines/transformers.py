@@ -4,16 +4,19 @@
 gives this engine its best case, and shows where the prefill ends.
 """
 
+import logging
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import numpy as np
 
 from llmbench.engines.base import PREFILL_DONE
-from llmbench.errors import OutOfMemory, Refused, Unsupported
+from llmbench.engines.memory_errors import memory_errors
+from llmbench.errors import Missing, Refused, Unsupported
 from llmbench.models.cost import kv_bytes_per_token
 from llmbench.models.source import ModelSource
 from llmbench.models.spec import spec_from_config
@@ -25,6 +28,7 @@ class TransformersOptions(Noun):
 
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     attention_impl: Literal["sdpa", "eager"] = "sdpa"
+    quantization: Literal["none", "int8", "nf4"] = "none"  # of the layers' linear weights
 
 
 class TransformersEngine:
@@ -40,20 +44,21 @@ class TransformersEngine:
         device, threads = options.pop("device", "cpu"), options.pop("threads", 1)
         self.options = TransformersOptions(**options)
         started = time.perf_counter()
-        with _memory_errors():
+        with memory_errors():
             self._load(model, device, threads)
-        weights = {p.data_ptr(): p.numel() * p.element_size() for p in self.model.parameters()}
+        classes = Counter(type(m).__name__ for m in self.model.modules() if _is_linear(m))
+        weight_format = self._check_quantized(classes)
         self.vocab_size = self.model.config.vocab_size
         return Served(
             engine=self.name, impl="eager", attention_impl=self.model.config._attn_implementation,
-            weight_format=str(self.model.dtype).removeprefix("torch."),
-            weight_bytes=sum(weights.values()),
+            weight_format=weight_format, weight_bytes=_stored_bytes(self.model),
+            layer_classes=dict(sorted(classes.items())),
             kv_bytes_per_token=kv_bytes_per_token(
                 spec_from_config(model.config), self.model.dtype.itemsize
             ),
             threads=self.torch.get_num_threads(), device=self._device_name(),
             load_s=time.perf_counter() - started,
-            versions={name: version(name) for name in ("torch", "transformers")},
+            versions={name: version(name) for name in self._packages()},
         )  # fmt: skip
 
     def stream(
@@ -63,14 +68,14 @@ class TransformersEngine:
         from transformers import DynamicCache
 
         self._check(prompt_ids)
-        with _memory_errors(), self.torch.inference_mode():
+        with memory_errors(), self.torch.inference_mode():
             ids = self.torch.tensor(prompt_ids, device=self.device)
             cache = DynamicCache(config=self.model.config)
             logits = self._forward(ids, cache)
         self.synchronize()
         yield PREFILL_DONE
         for step in range(output_tokens):
-            with _memory_errors(), self.torch.inference_mode():
+            with memory_errors(), self.torch.inference_mode():
                 if step:
                     logits = self._forward(ids, cache)
                 ids = logits[:, -1].argmax(-1, keepdim=True)
@@ -85,7 +90,7 @@ class TransformersEngine:
     def logprobs(self, ids: Sequence[int]) -> np.ndarray:
         """(T, V) float32: natural log-probabilities of the token after each prefix of `ids`."""
         self._check([ids])
-        with _memory_errors(), self.torch.inference_mode():
+        with memory_errors(), self.torch.inference_mode():
             logits = self.model(self.torch.tensor([ids], device=self.device)).logits[0]
             return logits.float().log_softmax(-1).cpu().numpy()
 
@@ -109,9 +114,47 @@ class TransformersEngine:
         loaded = AutoModelForCausalLM.from_pretrained(
             model.folder, dtype=getattr(torch, self.options.dtype), use_safetensors=True,
             attn_implementation=self.options.attention_impl, local_files_only=True,
-            trust_remote_code=False,
+            trust_remote_code=False, **self._quantized(device),
         )  # fmt: skip
-        self.model = loaded.to(device).eval()
+        quantized = self.options.quantization != "none"  # such a model cannot be moved afterwards
+        self.model = (loaded if quantized else loaded.to(device)).eval()
+
+    def _packages(self) -> list[str]:
+        quantized = self.options.quantization != "none"
+        return ["torch", "transformers", *["bitsandbytes"] * quantized]
+
+    def _quantized(self, device: str) -> dict[str, Any]:
+        """What transformers must be told to quantise while loading. Raises: Missing.
+
+        nf4 with double quantisation, as `cost.FORMATS` counts it. Source: Dettmers et al., arXiv
+        2208.07339 (int8) and 2305.14314 (nf4).
+        """
+        if self.options.quantization == "none":
+            return {}
+        from transformers import BitsAndBytesConfig
+
+        if find_spec("bitsandbytes") is None or find_spec("accelerate") is None:
+            raise Missing(
+                f"quantization {self.options.quantization} needs bitsandbytes and accelerate",
+                how="pip install 'llmbench[bnb]'",
+            )
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of a cast at each call
+        asked = {"load_in_8bit": True} if self.options.quantization == "int8" else {
+            "load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True,
+            "bnb_4bit_compute_dtype": getattr(self.torch, self.options.dtype)}  # fmt: skip
+        return {"quantization_config": BitsAndBytesConfig(**asked), "device_map": device}
+
+    def _check_quantized(self, classes: Counter) -> str:
+        """The format of the weights as the layers' classes prove it. Raises: Unsupported."""
+        asked = self.options.quantization
+        if asked == "none":
+            return str(self.model.dtype).removeprefix("torch.")
+        wanted = {"int8": "Linear8bitLt", "nf4": "Linear4bit"}[asked]
+        if not classes[wanted]:
+            found = ", ".join(f"{n} {name}" for name, n in classes.items())
+            raise Unsupported(f"quantization {asked} was asked for and no layer has it",
+                              why=f"linear layers by class: {found}")  # fmt: skip
+        return asked
 
     def _forward(self, ids: Any, cache: Any) -> Any:
         """Logits (B, 1, V) of the last position; `cache` grows by the new keys and values."""
@@ -126,15 +169,22 @@ class TransformersEngine:
         return self.torch.cuda.get_device_name() if self.device == "cuda" else "cpu"
 
 
-@contextmanager
-def _memory_errors() -> Iterator[None]:
-    """Turn torch's ways of saying that there is no memory into OutOfMemory."""
-    try:
-        yield
-    except MemoryError as error:
-        raise OutOfMemory(f"Python could not allocate: {error}") from error
-    except RuntimeError as error:
-        text = str(error)
-        if "out of memory" in text or "can't allocate memory" in text:
-            raise OutOfMemory(text.splitlines()[0]) from error
-        raise
+def _is_linear(module: Any) -> bool:
+    return type(module).__name__.startswith("Linear")
+
+
+def _stored_bytes(model: Any) -> int:
+    """Bytes of every tensor that is held for the weights, scales included, a shared one once."""
+    tensors = list(model.parameters())
+    for parameter in model.parameters():
+        tensors += _scales(getattr(parameter, "quant_state", None))
+        scale = getattr(parameter, "SCB", None)
+        tensors += [scale] if scale is not None else []
+    return sum({t.data_ptr(): t.numel() * t.element_size() for t in tensors}.values())
+
+
+def _scales(state: Any) -> list[Any]:
+    """The tensors of a 4-bit weight's state: scales, and the scales of those."""
+    if state is None:
+        return []
+    return [state.absmax, *_scales(getattr(state, "state2", None))]

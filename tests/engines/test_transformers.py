@@ -60,11 +60,11 @@ def test_ids_outside_the_vocabulary_are_refused(engine):
 
 
 def test_memory_that_cannot_be_had_is_out_of_memory(engine):
-    from llmbench.engines.transformers import _memory_errors
+    from llmbench.engines.memory_errors import memory_errors
 
-    with pytest.raises(OutOfMemory, match="allocate"), _memory_errors():
+    with pytest.raises(OutOfMemory, match="allocate"), memory_errors():
         engine.torch.empty(2**58, dtype=engine.torch.uint8)
-    with pytest.raises(RuntimeError, match="size"), _memory_errors():
+    with pytest.raises(RuntimeError, match="size"), memory_errors():
         engine.torch.zeros(2) + engine.torch.zeros(3)
 
 

@@ -1,0 +1,20 @@
+"""torch's ways of saying that there is no memory, as one error."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from llmbench.errors import OutOfMemory
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turn torch's ways of saying that there is no memory into OutOfMemory."""
+    try:
+        yield
+    except MemoryError as error:
+        raise OutOfMemory(f"Python could not allocate: {error}") from error
+    except RuntimeError as error:
+        text = str(error)
+        if "out of memory" in text or "can't allocate memory" in text:
+            raise OutOfMemory(text.splitlines()[0]) from error
+        raise

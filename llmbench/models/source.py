@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 
 from llmbench.errors import BadParams, Missing
 
@@ -27,11 +28,12 @@ class ModelSource:
 
 
 def find_model(name: str) -> ModelSource:
-    """The model called `name`: `builtin:<name>` or a folder with config.json and safetensors.
+    """The model called `name`: `builtin:`, `shape:`, or a folder with config.json and safetensors.
 
-    Raises: BadParams when there is no such name, Missing when the folder lacks its files.
+    A `shape:` model is made when it is not there yet. Raises: BadParams when there is no such name,
+    Missing when the folder lacks its files, StoreFailed when there is no room to make it.
     """
-    folder = locate(name)
+    folder = shapes().make_shape(name) if name.startswith("shape:") else locate(name)
     weights = sorted(folder.glob("*.safetensors"))
     return ModelSource(name, folder, _sha256(tuple((p, p.stat().st_mtime_ns) for p in weights)))
 
@@ -39,8 +41,12 @@ def find_model(name: str) -> ModelSource:
 def locate(name: str) -> Path:
     """The folder of the model called `name`; its files are there, their content is not read.
 
-    Raises: BadParams when there is no such name, Missing when the folder lacks its files.
+    That of a `shape:` model is made by `find_model` only. Raises: BadParams when
+    there is no such name, Missing when the folder lacks its files.
     """
+    if name.startswith("shape:"):
+        shapes().shape_architecture(name)
+        return shapes().shape_folder(name)
     folder = _builtin(name) if name.startswith("builtin:") else _folder(name)
     if not any(folder.glob("*.safetensors")) or not (folder / "config.json").is_file():
         raise Missing(
@@ -49,6 +55,13 @@ def locate(name: str) -> Path:
             how="point to a Hugging Face folder, or convert its weights to safetensors",
         )
     return folder
+
+
+def shapes() -> ModuleType:
+    """The room that makes `shape:` models, woken when one is asked for: it needs numpy."""
+    from llmbench.models import shapes
+
+    return shapes
 
 
 def _builtin(name: str) -> Path:

@@ -1,6 +1,7 @@
 """Text ↔ ids from a folder's tokenizer.json, without torch or transformers."""
 
 import re
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,16 @@ class Tokenizer:
     def decode(self, ids: list[int]) -> str:
         """Text of `ids`, special tokens left out."""
         return self._backend.decode(ids)
+
+    def stream(self) -> Callable[[int], str]:
+        """A function that takes ids one by one and gives the text that each completes.
+
+        A character of several tokens comes whole, with its last one.
+        """
+        from tokenizers.decoders import DecodeStream
+
+        decoder = DecodeStream(skip_special_tokens=True)
+        return lambda token: decoder.step(self._backend, token) or ""
 
     @property
     def vocab_size(self) -> int:

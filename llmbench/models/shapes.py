@@ -1,0 +1,248 @@
+"""`shape:<name>`: a catalog model's architecture with made-up weights, the same bytes everywhere.
+
+Weights are odd integers from -255 to 255 times a power of two, which bfloat16 holds exactly. They
+come from a counter-based generator (Philox: Salmon et al., SC'11), so nothing is rounded and no
+machine can differ. They say nothing of quality; time and memory do not depend on what they mean.
+Ids whose text is not whole and visible have a zero row in the head, so none of them is ever chosen.
+"""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmbench import catalog
+from llmbench.errors import BadParams, StoreFailed, Unsupported
+from llmbench.models.tokenizer import Tokenizer, load_tokenizer
+
+VERSION = 1  # of the recipe: other bytes, other number
+FAMILIES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM",
+            "mistral": "MistralForCausalLM"}  # fmt: skip
+TINY = Path(__file__).parent / "builtin" / "tiny"  # lends its tokenizer
+CHUNK = 1 << 22  # weights made at a time
+LLAMA3 = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 8192}  # of Llama 3.2  # fmt: skip
+
+
+def shape_architecture(name: str) -> catalog.Architecture:
+    """The architecture behind `shape:<name>`. Raises: BadParams, Unsupported."""
+    entry = catalog.model(name.removeprefix("shape:"))
+    found = entry.architecture
+    if found is None or found.model_type not in FAMILIES:
+        kind = found.model_type if found else "no transformer"
+        raise Unsupported(f"models: {name} is {kind}; no made-up weights are made of it",
+                          how=f"families: {', '.join(FAMILIES)}")  # fmt: skip
+    needed = ("n_layers", "n_heads", "n_kv_heads", "head_dim", "d_model", "d_ff", "vocab_size")
+    unknown = [n for n in needed if getattr(found, n) is None]
+    odd = found.rope_scaling not in (None, "llama3") or (found.n_experts or 1) > 1
+    if unknown or odd:
+        why = f"the catalog does not know its {', '.join(unknown)}" if unknown else (
+            "it has experts, or a rotary scaling other than Llama 3's")  # fmt: skip
+        raise Unsupported(f"models: no made-up weights are made of {name}", why=why)
+    return found
+
+
+def shape_folder(name: str) -> Path:
+    """Where `shape:<name>` is kept once it is made: in LLMBENCH_CACHE, or the user's cache."""
+    root = os.environ.get("LLMBENCH_CACHE") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "llmbench")  # fmt: skip
+    return Path(root) / "shapes" / f"{_plain(name)}-v{VERSION}"
+
+
+def make_shape(name: str) -> Path:
+    """The folder of `shape:<name>`, made now when it is not there; a broken attempt leaves nothing.
+
+    Raises: BadParams, Unsupported, StoreFailed when there is no room.
+    """
+    folder, found = shape_folder(name), shape_architecture(name)
+    if (folder / "model.safetensors").is_file():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _check_room(folder.parent, tensors_of(found), name)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as making:
+            write_shape(Path(making), name, found)
+            os.chmod(making, 0o755)
+            try:
+                os.rename(making, folder)
+            except OSError:  # another process made the same bytes meanwhile
+                if not (folder / "model.safetensors").is_file():
+                    raise
+            else:
+                os.mkdir(making)  # what the context manager is to remove
+    except OSError as error:
+        raise StoreFailed(f"models: {name} cannot be made: {error.strerror or error}",
+                          how="free space, or move LLMBENCH_CACHE") from error  # fmt: skip
+    return folder
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor to be made: its name, shape, and how large its values are."""
+
+    name: str
+    shape: tuple[int, ...]
+    std: float  # wanted; 0: all ones
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return math.prod(self.shape)
+
+
+def tensors_of(a: catalog.Architecture) -> list[Tensor]:
+    """Every tensor of the architecture, in the order in which they stand in the file."""
+    heads, kv, c = a.n_heads * a.head_dim, a.n_kv_heads * a.head_dim, a.d_model
+    made = [Tensor("model.embed_tokens.weight", (a.vocab_size, c), 0.02)]
+    for layer in range(a.n_layers):
+        before = f"model.layers.{layer}"
+        dense = {"self_attn.q_proj": (heads, c), "self_attn.k_proj": (kv, c),
+                 "self_attn.v_proj": (kv, c), "self_attn.o_proj": (c, heads),
+                 "mlp.gate_proj": (a.d_ff, c), "mlp.up_proj": (a.d_ff, c),
+                 "mlp.down_proj": (c, a.d_ff)}  # fmt: skip
+        made += [Tensor(f"{before}.{n}.weight", s, 1 / math.sqrt(s[1])) for n, s in dense.items()]
+        biased = ("q_proj", "k_proj", "v_proj") if a.qkv_bias else ()
+        made += [Tensor(f"{before}.self_attn.{n}.bias", (dense[f"self_attn.{n}"][0],), 0.1)
+                 for n in biased]  # fmt: skip
+        made += [Tensor(f"{before}.{n}.weight", (c,), 0.0)
+                 for n in ("input_layernorm", "post_attention_layernorm")]  # fmt: skip
+    made.append(Tensor("model.norm.weight", (c,), 0.0))
+    if not a.tie_word_embeddings:
+        made.append(Tensor("lm_head.weight", (a.vocab_size, c), 1 / math.sqrt(c)))
+    return made
+
+
+def write_shape(folder: Path, name: str, a: catalog.Architecture) -> None:
+    """Write config, tokenizer and weights into `folder`."""
+    shutil.copy(TINY / "tokenizer_config.json", folder)
+    _write_json(folder / "tokenizer.json", padded_tokenizer(a.vocab_size))
+    _write_json(folder / "config.json", config_of(a))
+    hidden = np.ones(a.vocab_size, bool)
+    hidden[list(visible_ids(load_tokenizer(TINY)))] = False
+    head = "model.embed_tokens.weight" if a.tie_word_embeddings else "lm_head.weight"
+    made = tensors_of(a)
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(header_of(made))
+        for tensor in made:
+            rows = hidden if tensor.name == head else None
+            for values in values_of(tensor, f"{_plain(name)}/v{VERSION}", rows):
+                file.write(values)
+
+
+def header_of(made: list[Tensor]) -> bytes:
+    """The head of a safetensors file: its length, then names, types, shapes and places."""
+    place, entries = 0, {}
+    for tensor in made:
+        end = place + 2 * tensor.size
+        entries[tensor.name] = {"dtype": "BF16", "shape": list(tensor.shape),
+                                "data_offsets": [place, end]}  # fmt: skip
+        place = end
+    text = json.dumps(entries | {"__metadata__": {"format": "pt"}}, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def values_of(tensor: Tensor, seed: str, hidden: np.ndarray | None = None) -> Iterator[bytes]:
+    """The bytes of a tensor in bfloat16, little-endian, a part at a time; hidden rows are zero."""
+    if not tensor.std:
+        yield np.full(tensor.size, 0x3F80, "<u2").tobytes()  # ones
+        return
+    key = hashlib.sha256(f"{seed}/{tensor.name}".encode()).digest()
+    stream = np.random.Philox(key=int.from_bytes(key[:16], "little"))
+    table = patterns(tensor.std)
+    wide = tensor.shape[-1]
+    rows = max(1, CHUNK // wide) * 8 if len(tensor.shape) > 1 else 1  # whole 64-bit draws a part
+    count = tensor.shape[0] if len(tensor.shape) > 1 else 1
+    for first in range(0, count, rows):
+        some = min(rows, count - first)
+        draws = stream.random_raw(-(-some * wide // 8)).astype("<u8")
+        values = table[draws.view(np.uint8)[: some * wide]].reshape(some, wide)
+        if hidden is not None:
+            values[hidden[first : first + some]] = 0
+        yield values.tobytes()
+
+
+def patterns(std: float) -> np.ndarray:
+    """(256,) bfloat16 bits of (2 k - 255) times the power of two that brings them nearest to `std`.
+
+    The integers have at most eight binary digits, which is what bfloat16 holds.
+    """
+    odd = np.arange(-255, 256, 2, dtype=np.float32)
+    exponent = round(math.log2(std / math.sqrt(float((odd.astype(float) ** 2).mean()))))
+    bits = (odd * np.float32(2.0**exponent)).view(np.uint32)
+    return (bits >> 16).astype("<u2")
+
+
+def visible_ids(tokenizer: Tokenizer) -> Iterator[int]:
+    """Ids whose text is whole and visible: no part of a character, no control, no special token."""
+    special = set(tokenizer.special_ids)
+    for token in range(tokenizer.vocab_size):
+        text = tokenizer.token_text(token) if token not in special else ""
+        if text.strip() and text.isprintable() and "\N{REPLACEMENT CHARACTER}" not in text:
+            yield token
+
+
+def padded_tokenizer(vocab_size: int) -> dict[str, Any]:
+    """The tokenizer of `builtin:tiny` with unused names up to `vocab_size`; no text gives them.
+
+    Raises: Unsupported for a vocabulary that is smaller than its own.
+    """
+    told = json.loads((TINY / "tokenizer.json").read_text(encoding="utf-8"))
+    known = told["model"]["vocab"]
+    if vocab_size < len(known):
+        raise Unsupported(f"models: a vocabulary of {vocab_size} is smaller than {len(known)}")
+    known |= {f"<|unused_{i}|>": i for i in range(len(known), vocab_size)}
+    return told
+
+
+def config_of(a: catalog.Architecture) -> dict[str, Any]:
+    """The config.json that transformers reads."""
+    theta = a.rope_theta or 10_000.0
+    scaling = LLAMA3 if a.rope_scaling == "llama3" else {"rope_type": "default"}
+    return {
+        "architectures": [FAMILIES[a.model_type]], "model_type": a.model_type,
+        "hidden_size": a.d_model, "intermediate_size": a.d_ff, "num_hidden_layers": a.n_layers,
+        "num_attention_heads": a.n_heads, "num_key_value_heads": a.n_kv_heads,
+        "head_dim": a.head_dim, "vocab_size": a.vocab_size, "hidden_act": "silu",
+        "max_position_embeddings": a.trained_context or 4096, "rms_norm_eps": 1e-5,
+        "rope_theta": theta, "rope_parameters": scaling | {"rope_theta": theta},
+        "tie_word_embeddings": bool(a.tie_word_embeddings), "dtype": "bfloat16",
+        "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0, "use_cache": True,
+    }  # fmt: skip
+
+
+def _plain(name: str) -> str:
+    """The catalog's own name: aliases are one model."""
+    return catalog.model(name.removeprefix("shape:")).name
+
+
+def _check_room(place: Path, made: list[Tensor], name: str) -> None:
+    needed = 2 * sum(tensor.size for tensor in made) + (64 << 20)
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise StoreFailed(f"models: {name} needs {needed >> 20} MiB of disk, {free >> 20} are free",
+                          how="free some space, or set LLMBENCH_CACHE to another disk")  # fmt: skip
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+
+
+def known_shapes() -> list[str]:
+    """Every name that `shape:` takes."""
+    names = []
+    for entry in catalog.models().values():
+        try:
+            shape_architecture(entry.name)
+        except (BadParams, Unsupported):
+            continue
+        names.append(entry.name)
+    return names

@@ -5,6 +5,7 @@ Nothing runs. Times are lower bounds from roofs measured earlier on this machine
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -15,6 +16,8 @@ from llmbench import store
 from llmbench.errors import LlmbenchError
 from llmbench.hardware import Machine, Roofs, default_threads, fingerprint, machine
 from llmbench.models.predict import Prediction, predict
+from llmbench.pairs.power import ASSUMED_SD, detectable
+from llmbench.pairs.verdicts import ALPHA
 from llmbench.params import Params, Study, load_params
 from llmbench.points import plan
 from llmbench.record import Point, Repeat
@@ -30,6 +33,7 @@ class Foreseen:
     study: str
     model: str
     engine: str
+    asked: str  # what else is asked of the engine; 'twin' for its second copy
     batch_size: int
     prompt_tokens: int
     output_tokens: int
@@ -51,6 +55,7 @@ class Outlook:
     roofs: str | None  # where the roofs came from
     price_per_hour: float
     budget_minutes: float
+    sees: tuple[str, ...] = ()  # which differences each comparison can see
 
     @property
     def seconds_at_least(self) -> float | None:
@@ -72,7 +77,7 @@ class Outlook:
             " fresh processes"
         )
         unsure = {f"{p.engine} {p.model}: {p.why}" for p in self.points if p.fits is not True}
-        said += [_time(self), *sorted(unsure)]
+        said += [_time(self), *self.sees, *sorted(unsure)]
         return said
 
     def facts(self) -> dict[str, Any]:
@@ -99,13 +104,28 @@ def outlook(
         title=loaded.title, points=tuple(points), repeats=sum(p.repeats for p in points),
         process_runs=groups, roofs=roofs.source if roofs else None,
         price_per_hour=loaded.price_per_hour, budget_minutes=loaded.budget_minutes,
+        sees=tuple(_sees(name, study) for name, study in loaded.chosen.items()
+                   if any(contender.twin for contender in study.contenders)),
     )  # fmt: skip
+
+
+def _sees(name: str, study: Study) -> str:
+    """The smallest difference that a comparison's design can see."""
+    claims = max(1, study.claims)
+    least = detectable(study.process_runs, ASSUMED_SD, confidence=1 - ALPHA / claims)
+    together = f" and {claims} claims are corrected together" if claims > 1 else ""
+    if math.isnan(least):
+        return f"{name}: one process run gives no interval and sees no difference"
+    return (f"{name}: with {study.process_runs} process runs of {study.blocks} blocks a difference "
+            f"of {100 * least:.1f} % can be seen (in 95 of 100 such runs, where the ratio varies "
+            f"by {100 * ASSUMED_SD:g} % between process runs{together})")  # fmt: skip
 
 
 def _row(p: Foreseen) -> dict[str, str]:
     known = p.seconds_at_least is not None
     return {
-        "study": p.study, "model": p.model, "engine": p.engine, "batch": str(p.batch_size),
+        "study": p.study, "model": p.model, "engine": p.engine, "with": p.asked,
+        "batch": str(p.batch_size),
         "prompt": str(p.prompt_tokens), "output": str(p.output_tokens), "repeats": str(p.repeats),
         "memory": "—" if p.peak_bytes is None else nbytes(p.peak_bytes),
         "fits": {True: "yes", False: "no", None: "—"}[p.fits],
@@ -119,7 +139,14 @@ def _foresee(
     points = {id(r.point): r.point for r in repeats}
     counts = Counter(id(r.point) for r in repeats)
     limit = int(study.memory_limit_gib * 2**30) or here.cgroup_memory_bytes or here.memory_bytes
-    return [_one(point, counts[key], limit, roofs) for key, point in points.items()]
+    found = [_one(point, counts[key], limit, roofs) for key, point in points.items()]
+    return sorted(found, key=lambda p: (p.model, p.engine, p.asked, p.batch_size, p.prompt_tokens))
+
+
+def _asked(point: Point) -> str:
+    """'sdpa-math, twin': the values of the engine's options, and whether it is the second copy."""
+    values = [str(value) for _, value in sorted(point.engine_options.items())]
+    return ", ".join([*values, *["twin"] * point.twin])
 
 
 def _one(point: Point, repeats: int, limit: int, roofs: Roofs | None) -> Foreseen:
@@ -129,8 +156,9 @@ def _one(point: Point, repeats: int, limit: int, roofs: Roofs | None) -> Foresee
         steps = (point.output_tokens - 1) * predicted.decode_s_per_token_at_least
         least = repeats * (predicted.prefill_s_at_least + steps)
     return Foreseen(
-        study=point.study, model=point.model, engine=point.engine, batch_size=point.batch_size,
-        prompt_tokens=point.prompt_tokens, output_tokens=point.output_tokens, repeats=repeats,
+        study=point.study, model=point.model, engine=point.engine, asked=_asked(point),
+        batch_size=point.batch_size, prompt_tokens=point.prompt_tokens,
+        output_tokens=point.output_tokens, repeats=repeats,
         peak_bytes=predicted.peak_bytes if predicted else None,
         fits=predicted.fits if predicted else None, seconds_at_least=least, why=why,
     )  # fmt: skip

@@ -17,10 +17,14 @@ from llmbench.errors import BadParams
 from llmbench.units import significant
 
 UNIT = ("run", "fingerprint", "process_run", "child")  # names one process, where they exist
-LABELS = frozenset({"preview"})  # flags that say how sure a row is; all others exclude it
+LABELS = frozenset(
+    {"preview", "unsteady"}
+)  # flags that say how sure a row is; all others exclude it
 UNSTABLE_IQR = 0.10  # torch.utils.benchmark warns at the same share of the median
 DRIFT = 0.01  # change over the window of a process run that counts as drift
 DRIFT_REPEATS = 6  # fewer say nothing of a trend
+STEADY_REPEATS = 10  # fewer say nothing of levels
+LEVEL_PENALTY = 10.0  # times ln n, in variances: what a change of level must explain
 DRIFT_CONFIDENCE = 0.99  # of very many groups, few may be excluded by chance
 
 
@@ -122,6 +126,7 @@ def median_interval(values: Iterable[float], confidence: float = 0.95) -> Interv
     return quantile_interval(values, 0.5, confidence)
 
 
+@lru_cache(maxsize=4096)
 def early_stopping(p: float, over_limit: int, confidence: float = 0.99) -> int:
     """Queries needed so that the p-quantile surely keeps a limit that `over_limit` of them broke.
 
@@ -129,6 +134,24 @@ def early_stopping(p: float, over_limit: int, confidence: float = 0.99) -> int:
     """
     broken = over_limit + 1  # queries until the next breach, were the quantile right at the limit
     return int(stats.nbinom.ppf(confidence, broken, 1 - p)) + broken
+
+
+def tail_bound(values: Iterable[float], p: float, confidence: float = 0.99) -> Interval:
+    """The least value that at most 1 - p of all repeats surely exceed; NaN while too few are known.
+
+    As many of the largest values may lie beyond it as `early_stopping` allows.
+    Source: MLPerf inference rules, appendix "Early stopping criterion".
+    """
+    ordered = np.sort(np.asarray(list(values), float))
+    n, needed = len(ordered), early_stopping(p, 0, confidence)
+    if n < needed:
+        note = f"not estimable: n={n}, needs {needed}"
+        return Interval(math.nan, math.nan, math.nan, n, confidence, False, note)
+    beyond = 0
+    while early_stopping(p, beyond + 1, confidence) <= n:
+        beyond += 1
+    bound = float(ordered[n - 1 - beyond])
+    return Interval(bound, math.nan, bound, n, confidence, True)
 
 
 def coefficient_of_variation(values: Iterable[float]) -> float:
@@ -227,6 +250,34 @@ def drifts(order: Sequence[float], values: Sequence[float]) -> bool:
     """Whether the values drift: by at least 1 % over the window, and surely not by nothing."""
     found = trend(order, values, DRIFT_CONFIDENCE)
     return found.estimable and abs(found.value) >= DRIFT and found.low * found.high > 0
+
+
+def levels(values: Sequence[float]) -> list[float]:
+    """The medians of the stretches between which the logarithms of `values` change their level.
+
+    PELT with squared error on the values in their order; the noise is taken from neighbours'
+    differences, stretches have at least three values.
+    Source: Killick, Fearnhead, Eckley, JASA 107 (2012), 1590-1598; Barrett et al., OOPSLA 2017.
+    """
+    import ruptures
+
+    logs = np.log(np.asarray(values, float))
+    neighbours = np.median(np.abs(np.diff(logs))) if len(logs) > 1 else 0.0
+    noise = max(neighbours / (stats.norm.ppf(0.75) * math.sqrt(2)), DRIFT / 10)
+    search = ruptures.KernelCPD(kernel="linear", min_size=3).fit(logs[:, None] / noise)
+    ends = search.predict(pen=LEVEL_PENALTY * math.log(len(logs)))
+    return [float(np.exp(np.median(part))) for part in np.split(logs, ends[:-1])]
+
+
+def steady(values: Sequence[float]) -> bool:
+    """Whether the values, in their order, keep one level within 1 %; too few are taken as steady.
+
+    The stricter form of Barrett's rule: the last level must begin with the first value that counts.
+    """
+    if len(values) < STEADY_REPEATS:
+        return True
+    found = levels(values)
+    return max(found) / min(found) - 1 < DRIFT
 
 
 def stability(frame: pd.DataFrame, metric: str, by: Sequence[str]) -> pd.DataFrame:

@@ -1,10 +1,13 @@
 """`plan` foretells from specs and measured roofs alone, and says where it knows nothing."""
 
+import re
+
 import pytest
 
 import llmbench
 from llmbench import store
 from llmbench.hardware import environment
+from llmbench.pairs.power import ASSUMED_SD, power
 
 TEXT = """
 price_per_hour: 3.6
@@ -81,3 +84,58 @@ def test_roofs_of_other_threads_devices_and_dtypes_are_not_used(params, tmp_path
     ):
         plan = llmbench.plan(params, [*base, other], outputs=tmp_path)
         assert plan.seconds_at_least is None, other
+
+
+SEEN = re.compile(r"(\d+) process runs of (\d+) blocks a difference of ([\d.]+) % can be seen "
+                  r"\(in 95 of 100 such runs, where the ratio varies by ([\d.]+) %")  # fmt: skip
+
+
+def seen(params, *overrides):
+    """The sentence of the comparison's design, and its four numbers."""
+    plan = llmbench.plan(params, overrides, outputs=params.parent / "none")
+    said = next(line for line in plan.sentences() if line.startswith("ollama_comparison: with"))
+    runs, blocks, percent, varies = SEEN.search(said).groups()
+    return said, int(runs), int(blocks), float(percent) / 100, float(varies) / 100
+
+
+@pytest.fixture
+def comparison(tmp_path):
+    """Params of a comparison in one metric and for one group of prompts: one claim."""
+    path = tmp_path / "comparison.yaml"
+    path.write_text("studies: {ollama_comparison: {metrics: [ttft_s]}}")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("runs", "metrics", "context_lens", "claims"),
+    [(6, "[ttft_s]", "[]", 1), (4, "[ttft_s]", "[]", 1), (12, "[tpot_s]", "[]", 1),
+     (6, "[ttft_s, decode_tok_per_s]", "[]", 2),
+     (6, "[ttft_s, decode_tok_per_s]", "[64, 128]", 6)],
+)  # fmt: skip
+def test_the_difference_that_can_be_seen_is_said(comparison, runs, metrics, context_lens, claims):
+    """It is the smallest, to its tenth of a percent, with power 0.95 at Bonferroni's level."""
+    asked = {"process_runs": runs, "metrics": metrics, "context_lens": context_lens}
+    chosen = [f"ollama_comparison.{name}={value}" for name, value in asked.items()]
+    said, *numbers, least, varies = seen(comparison, *chosen)
+    assert numbers == [runs, 5] and varies == pytest.approx(ASSUMED_SD)
+    told = f"and {claims} claims are corrected together"
+    assert told in said if claims > 1 else "corrected" not in said
+    level = 1 - 0.05 / claims
+    assert power(least - 0.0005, runs, varies, level) <= 0.95
+    assert power(least + 0.0005, runs, varies, level) >= 0.95
+
+
+def test_more_claims_and_fewer_runs_see_less(comparison):
+    least = seen(comparison)[3]
+    assert seen(comparison, "ollama_comparison.context_lens=[64, 128]")[3] > least
+    assert seen(comparison, "ollama_comparison.process_runs=3")[3] > least
+    assert seen(comparison, "ollama_comparison.process_runs=12")[3] < least
+
+
+def test_one_process_run_sees_nothing_and_without_a_twin_nothing_is_said(
+    params, comparison, tmp_path
+):
+    assert not any("can be seen" in s for s in llmbench.plan(params, outputs=tmp_path).sentences())
+    one = "ollama_comparison.process_runs=1"
+    said = llmbench.plan(comparison, [one], outputs=tmp_path).sentences()
+    assert "ollama_comparison: one process run gives no interval and sees no difference" in said

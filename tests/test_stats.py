@@ -80,6 +80,33 @@ def test_intervals_cover_at_least_what_they_say(n, q):
     assert covered > 0.94
 
 
+@pytest.mark.parametrize("n", [10, 20, 60])
+def test_noise_alone_is_seldom_taken_for_a_change_of_level(n):
+    random = np.random.default_rng(n)
+    noisy = np.exp(0.01 * random.normal(size=(400, n)))
+    assert np.mean([not stats.steady(values) for values in noisy]) <= 0.03
+    noisy[:, n // 2 :] *= 1.08
+    assert np.mean([stats.steady(values) for values in noisy]) <= 0.05
+
+
+def test_levels_are_the_medians_between_changes():
+    values = np.concatenate([np.full(8, 1.0), np.full(12, 1.2)]) * (1 + 0.001 * (np.arange(20) % 2))
+    assert stats.levels(values) == pytest.approx([1.0005, 1.2006], rel=1e-3)
+    assert stats.steady(values[8:]) and stats.steady([1, 2, 3]) and not stats.steady(values)
+    assert stats.steady([1, 1, 1, 1, 1, 9, 1, 1, 1, 1, 1])  # an outlier is no level
+
+
+def test_a_tail_bound_is_kept_as_often_as_it_says():
+    assert not stats.tail_bound(range(43), 0.9).estimable
+    assert stats.tail_bound(range(44), 0.9).value == 43  # MLPerf: 44, 64, 81 for 0, 1, 2 beyond
+    assert stats.tail_bound(range(64), 0.9).value == 62
+    assert stats.tail_bound(range(81), 0.9).value == 78
+    random = np.random.default_rng(1)
+    true = -np.log(0.1)  # the 90th percentile of an exponential
+    kept = [stats.tail_bound(random.exponential(size=100), 0.9).value >= true for _ in range(1000)]
+    assert np.mean(kept) >= 0.985
+
+
 def test_early_stopping_is_the_golden_table():
     for p, wanted in GOLDEN_STOPPING.items():
         assert [stats.early_stopping(p, t) for t in (0, 1, 2, 5, 10)] == wanted

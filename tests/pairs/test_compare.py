@@ -1,0 +1,438 @@
+"""Comparisons: planted ratios come back, refusals say why, every check can fail."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import llmbench
+from llmbench.errors import BadParams, CannotSay
+from llmbench.pairs.checks import distance
+from llmbench.pairs.power import detectable, power
+from llmbench.pairs.ratios import holm
+from llmbench.pairs.tails import tails_of
+
+LENGTH = 10
+
+
+def audit(shift=0.0, again=1.0):
+    return {"prefixes": [1, 4], "next_ids": [[5, 6], [7, 8]], "prompt_s": 1e-3,
+            "next_logprobs": [[-0.5 + shift, -1.0], [-0.2, -2.0]],
+            "again_s": again * 1e-3}  # fmt: skip
+
+
+def frame(
+    ratio=1.3, *, runs=6, blocks=5, noise=0.005, seed=3, twin=True, lengths=(0,), models=("m",)
+):
+    """Rates of `fast` and `slow` (with its twin): fast is `ratio` times as good."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for model in models:
+        for run in range(runs):
+            who = [("fast", False, ratio), ("slow", False, 1.0)] + [("slow", True, 1.0)] * twin
+            wobble = [math.exp(random.normal(0, noise)) for _ in who]
+            for block in range(blocks):
+                for length in lengths:
+                    turns = list(zip(who, wobble, strict=True))
+                    random.shuffle(turns)
+                    for (engine, copy, speed), factor in turns:
+                        rows.append({
+                            "engine": engine, "twin": copy, "process_run": run, "block": block,
+                            "model": model, "model_sha256": model * 32,
+                            "prompt_tokens": length or 9,
+                            "prompt": "exact" if length else "hello", "sequence": len(rows),
+                            "status": "ok", "flags": (), "threads": 2, "device": "cpu", "window": 0,
+                            "served_threads": 2.0, "served_device": "cpu", "repeat": 0,
+                            "prompt_sha256": f"{length}/{block}",
+                            "output_tokens": 16, "weight_format": "float32", "others_cpu_s": 0.0,
+                            "audit": audit() if block == 0 else None, "run": "r", "seed": 17,
+                            "decode_tok_per_s": 100 * speed * factor * random.normal(1, noise),
+                        })  # fmt: skip
+    found = pd.DataFrame(rows)
+    return found.assign(tpot_s=1 / found["decode_tok_per_s"])
+
+
+def compared(rows, **asked):
+    return llmbench.compare(rows, **({"target": "fast", "baseline": "slow"} | asked))
+
+
+def check(found, name):
+    return next(c for c in found.checks if c.name == name)
+
+
+def test_a_planted_ratio_is_found_for_rates_and_times():
+    rows = frame(1.3)
+    for metric in ("decode_tok_per_s", "tpot_s"):
+        found = compared(rows, metric=metric, at_least=1.2)
+        assert found.low < 1.3 < found.high
+        assert found.verdict == "yes"
+        assert 0 < found.noise_floor < 0.02
+        assert (found.process_runs, found.blocks, found.preview) == (6, 30, False)
+        assert all(c.passed for c in found.checks)
+        assert found.bootstrap[0] < 1.3 < found.bootstrap[1]
+
+
+@pytest.mark.parametrize(
+    ("at_least", "verdict"), [(1.0, "yes"), (1.3, "inconclusive"), (1.5, "no")]
+)
+def test_the_verdict_is_held_to_the_bar(at_least, verdict):
+    assert compared(frame(1.3), at_least=at_least).verdict == verdict
+
+
+def test_a_difference_within_the_noise_is_no_yes():
+    rows = frame(1.004, noise=0.0)
+    rows.loc[rows["twin"], "decode_tok_per_s"] *= 1 + 0.03 * (rows["process_run"] % 2 - 0.5)
+    found = compared(rows)
+    assert found.low > 1
+    assert found.noise_floor > 0.004
+    assert found.verdict == "inconclusive"
+
+
+def test_swapping_the_sides_inverts_and_permuting_or_scaling_changes_nothing():
+    rows = frame(1.3)
+    found, swapped = compared(rows), compared(rows, target="slow", baseline="fast")
+    assert found.ratio * swapped.ratio == pytest.approx(1)
+    assert found.low * swapped.high == pytest.approx(1)
+    again = compared(rows.sample(frac=1, random_state=1))
+    assert (again.ratio, again.low, again.verdict) == pytest.approx((found.ratio, found.low, "yes"))
+    doubled = compared(rows.assign(tpot_s=2 * rows["tpot_s"]), metric="tpot_s")
+    assert doubled.ratio == pytest.approx(compared(rows, metric="tpot_s").ratio)
+
+
+def test_lengths_and_models_are_claims_of_their_own_and_the_weakest_decides():
+    rows = frame(1.3, lengths=(64, 128), models=("a", "b"))
+    rows.loc[(rows["model"] == "b") & (rows["engine"] == "fast"), "decode_tok_per_s"] /= 1.2
+    found = compared(rows, at_least=1.2)
+    assert len(found.claims) == 4
+    assert dict(found.deciding.group)["model"] == "b"
+    assert found.verdict == "no"
+    assert {dict(c.group)["model"]: c.verdict for c in found.claims} == {"a": "yes", "b": "no"}
+
+
+def test_several_claims_are_corrected():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+
+
+def test_the_claims_of_several_metrics_are_corrected_together():
+    rows = frame(1.009, noise=0.006, seed=2)
+    alone = [compared(rows, metric=name).p for name in ("decode_tok_per_s", "tpot_s")]
+    both = compared(rows, metric=["decode_tok_per_s", "tpot_s"])
+    assert [claim.metric for claim in both.claims] == ["decode_tok_per_s", "tpot_s"]
+    assert compared(rows).verdict == "yes" and both.verdict == "inconclusive"
+    assert "p = 0.086 after Holm's correction for 2 claims" in both.sentence
+    assert [claim.p for claim in both.claims] == pytest.approx([2 * p for p in alone], rel=0.01)
+
+
+def test_tails_count_process_runs_each_with_its_worst_repeat():
+    found = compared(frame(1.3, runs=6, blocks=5))
+    assert {tail.told for tail in found.tails if tail.quantile == 0.9} == {
+        "needs 44 process runs, has 6"
+    }
+    rows = frame(1.3, runs=64, blocks=2)
+    tails = {(t.name, t.quantile): t for t in compared(rows).tails}
+    slow = rows[(rows["engine"] == "slow") & ~rows["twin"]]
+    worst = slow.groupby("process_run")["decode_tok_per_s"].min().sort_values()
+    assert tails["slow", 0.9].limit == pytest.approx(worst.iloc[1])  # 64 runs: one may be worse
+    assert tails["slow", 0.9].told == "at least 98.51"
+    assert math.isnan(tails["slow", 0.95].limit)
+    times = {(t.name, t.quantile): t for t in compared(rows, metric="tpot_s").tails}
+    assert times["slow", 0.9].limit == pytest.approx(1 / tails["slow", 0.9].limit)
+
+
+def test_a_tail_is_kept_although_the_repeats_of_a_process_resemble_each_other():
+    """A limit promised to 99 % over 90 % of repeats; process runs differ more than repeats do."""
+    kept = []
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        runs = random.normal(0, 0.03, 44)[:, None] + random.normal(0, 0.005, (44, 15))
+        rows = pd.DataFrame({"process_run": np.repeat(np.arange(44), 15),
+                             "tpot_s": np.exp(runs).ravel()})  # fmt: skip
+        (ninety, *_) = tails_of({"a": rows}, "tpot_s", ["process_run"])
+        kept.append(ninety.limit >= math.exp(1.2816 * math.hypot(0.03, 0.005)))
+    assert np.mean(kept) >= 0.98
+
+
+def test_equivalence_is_told_only_where_it_is_shown():
+    assert compared(frame(1.0, noise=0.002)).equivalent is True
+    assert compared(frame(1.0, noise=0.05)).equivalent is False
+
+
+def test_few_blocks_are_a_preview_and_the_sentence_says_so():
+    found = compared(frame(1.3, runs=3, blocks=2))
+    assert found.preview
+    assert found.sentence.startswith("Preview, not a claim: fast is 1.3")
+
+
+def test_the_twin_of_a_third_engine_of_the_run_tells_the_noise():
+    rows = frame(1.3)
+    third = rows[(rows["engine"] == "fast")].assign(engine="other")
+    found = compared(pd.concat([rows, third], ignore_index=True), target="fast", baseline="other")
+    assert found.ratio == pytest.approx(1)
+    assert found.noise_floor == compared(rows).noise_floor
+    elsewhere = rows.assign(run=rows["run"].where(rows["engine"] != "slow", "another"))
+    alone = pd.concat([elsewhere, third], ignore_index=True)
+    assert compared(alone, target="fast", baseline="other").noise_floor is None
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"model_sha256": "x" * 32}, "same weights"),
+        ({"threads": 4}, "same threads"),
+        ({"output_tokens": 8}, "same output length"),
+        ({"others_cpu_s": 0.5}, "the other engines idle"),
+    ],
+)
+def test_each_check_can_fail_and_takes_the_verdict(change, name):
+    rows = frame(1.3)
+    fast = rows["engine"] == "fast"
+    for column, value in change.items():
+        rows.loc[fast, column] = value
+    if name in ("same threads", "same output length"):  # asked otherwise: no common question
+        with pytest.raises(CannotSay, match="no question in common"):
+            compared(rows)
+        return
+    found = compared(rows)
+    assert not check(found, name).passed
+    assert found.verdict is None
+    assert found.sentence.startswith(f"Not comparable ({name}")
+
+
+def test_other_outputs_and_a_cache_are_seen():
+    rows = frame(1.3)
+    first = rows["audit"].notna() & (rows["engine"] == "fast")
+    wrong = rows.assign(
+        audit=[audit(0.1) if f else a for f, a in zip(first, rows["audit"], strict=True)]
+    )
+    assert not check(compared(wrong), "outputs agree").passed
+    once = wrong["audit"].where(rows["process_run"] == 3, rows["audit"])
+    assert not check(compared(rows.assign(audit=once)), "outputs agree").passed
+    quick = rows.assign(
+        audit=[audit(again=0.1) if f else a for f, a in zip(first, rows["audit"], strict=True)]
+    )
+    assert not check(compared(quick), "no answer from a cache").passed
+
+
+def test_what_a_child_told_once_counts_at_every_length():
+    rows = frame(1.3, lengths=(64, 128))
+    here = rows["prompt_tokens"] == 64
+    rows["audit"] = rows["audit"].where(here)
+    found = compared(rows)
+    assert [c.verdict for c in found.claims] == ["yes", "yes"]
+    fast = rows["audit"].notna() & (rows["engine"] == "fast")
+    rows["audit"] = [audit(0.1) if f else a for f, a in zip(fast, rows["audit"], strict=True)]
+    assert [c.verdict for c in compared(rows).claims] == [None, None]
+
+
+def test_one_engine_after_the_other_is_refused():
+    rows = frame(1.3)
+    rows["sequence"] = rows["engine"].map({"fast": 0, "slow": 10_000}) + rows["sequence"]
+    found = compared(rows)
+    assert not check(found, "turns interleaved").passed
+    assert found.verdict is None
+
+
+def test_the_order_is_that_of_all_turns_whatever_is_left_out_later():
+    rows = frame(1.3, runs=6, blocks=2)
+    rows["sequence"] = rows["process_run"] * 100 + rows["block"] * 10 + rows["sequence"] % 3
+    first = (rows["block"] == 0) & (rows["engine"] == "fast") & (rows["process_run"] == 2)
+    rows["flags"] = [("contaminated",) if out else () for out in first]
+    found = compared(rows)
+    assert check(found, "turns interleaved").passed
+    assert found.left_out == 1 and "11 blocks and 1 left out" in found.sentence
+
+
+def test_a_fixed_order_is_no_random_one():
+    rows = frame(1.3).sort_values(["process_run", "block", "engine"]).reset_index(drop=True)
+    found = compared(rows.assign(sequence=range(len(rows))))
+    assert not check(found, "turns interleaved").passed
+    assert "the target came first in 30 of 30 blocks" in found.sentence
+
+
+def test_turns_of_two_sessions_are_never_paired():
+    rows = frame(1.0)
+    later = rows["engine"] == "slow"
+    rows.loc[later, "decode_tok_per_s"] /= 1.08  # the next day, on a slower machine
+    with pytest.raises(CannotSay, match="0 process runs of one session"):
+        compared(rows.assign(session=np.where(later, "b", "a")))
+    half = rows.assign(session=np.where(later & (rows["process_run"] > 2), "b", "a"))
+    assert compared(half).process_runs == 3
+
+
+def test_what_one_side_could_not_do_takes_the_yes_away():
+    rows = frame(1.3, models=("a", "b"))
+    lost = (rows["model"] == "b") & (rows["engine"] == "fast")
+    rows.loc[lost, "status"] = "oom"
+    found = compared(rows)
+    assert found.verdict is None and len(found.claims) == 2
+    assert [claim.verdict for claim in found.claims] == ["yes", None]
+    assert "cannot be compared" in found.sentence and "30 oom" in found.sentence
+    assert found.claims[0].together == 2  # what was declared is what is corrected for
+
+
+def test_prompts_must_be_the_same_ids():
+    rows = frame(1.3)
+    other = rows["prompt_sha256"].where(rows["engine"] == "slow", "x")
+    assert not check(compared(rows.assign(prompt_sha256=other)), "same prompts").passed
+    again = (rows["process_run"] == 1) & (rows["block"] == 1) & (rows["engine"] == "fast")
+    retried = rows.assign(prompt_sha256=rows["prompt_sha256"].where(~again, "y"),
+                          repeat=again.astype(int))  # fmt: skip
+    found = check(compared(retried), "same prompts")
+    assert found.passed and "29 of 30 pairs; in the others a disturbed turn" in found.detail
+
+
+def test_an_aa_pair_that_misses_1_raises_the_noise_floor():
+    rows = frame(1.02, noise=0.0005)
+    rows.loc[rows["twin"], "decode_tok_per_s"] *= 1.025
+    found = compared(rows)
+    assert found.noise_floor == pytest.approx(0.025, abs=0.002)
+    assert found.verdict == "inconclusive" and "noise floor" in found.why
+
+
+def test_no_worse_than_needs_no_difference():
+    assert compared(frame(1.0, noise=0.002), at_least=0.9).verdict == "yes"
+
+
+def test_without_the_evidence_there_is_no_verdict():
+    rows = frame(1.3)
+    for column, name in (("audit", "outputs agree"), ("model_sha256", "same weights"),
+                         ("sequence", "turns interleaved")):  # fmt: skip
+        found = compared(rows.drop(columns=column))
+        assert found.verdict is None and name in found.why
+    idle = compared(rows.assign(others_cpu_s=np.nan))
+    assert check(idle, "the other engines idle").passed is None
+
+
+def test_other_formats_are_named():
+    rows = frame(1.3)
+    rows["weight_format"] = np.where(rows["engine"] == "fast", "nf4", "float32")
+    assert "weights in nf4 against float32" in compared(rows).sentence
+
+
+def test_distance_sees_other_tokens_and_other_prefixes():
+    one = audit()
+    other = audit() | {"next_ids": [[9, 5], [7, 8]], "next_logprobs": [[-0.1, -9.0], [-0.2, -2.0]]}
+    assert distance(one, audit()) == 0
+    assert distance(one, other) == pytest.approx(8.5)
+    unknown = other | {"next_ids": [[9, 6], [7, 8]], "next_logprobs": [[-0.1, -1.0], [-0.2, -2.0]]}
+    assert distance(one, unknown) == pytest.approx(0.9)  # 9 is at most as likely as one's last
+    assert distance(one, audit() | {"prefixes": [1, 5]}) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"flags": "cold"}, "flags are a list"),
+        ({"twin": "False"}, "twin holds something else"),
+        ({"decode_tok_per_s": "fast"}, "no number"),
+    ],
+)
+def test_columns_that_a_csv_file_spoils_are_refused(changed, words):
+    with pytest.raises(BadParams, match=words):
+        compared(frame(1.3).assign(**changed))
+
+
+def test_frames_that_are_a_little_different_are_taken():
+    rows = frame(1.3)
+    told = compared(rows).ratio
+    assert compared(pd.concat([rows.iloc[:60], rows.iloc[60:].set_axis(range(30))])).ratio == told
+    assert compared(rows.assign(flags=[[] for _ in range(len(rows))])).ratio == told
+    assert compared(rows.assign(flags=np.nan, seed=np.nan)).ratio == told
+    text = rows.assign(decode_tok_per_s=rows["decode_tok_per_s"].map(repr))
+    assert compared(text).ratio == pytest.approx(told)
+    assert compared(rows, at_least=np.int64(1)).verdict == "yes"
+
+
+def test_without_an_aa_pair_or_with_a_bad_one_there_is_no_verdict():
+    assert compared(frame(1.3, twin=False)).verdict is None
+    rows = frame(1.3)
+    rows.loc[rows["twin"], "decode_tok_per_s"] *= 1.1
+    found = compared(rows)
+    assert not check(found, "A/A pair").passed
+    assert found.verdict is None
+    assert found.ratio == pytest.approx(1.3, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"target": "quick"}, "there are fast, slow"),
+        ({"baseline": "fast"}, "both 'fast'"),
+        ({"at_least": 0}, "ratio above 0"),
+        ({"at_least": -1.0}, "ratio above 0"),
+        ({"at_least": math.nan}, "ratio above 0"),
+        ({"metric": "speed"}, "no column 'speed'"),
+        ({"by": "vendor"}, "no column 'vendor'"),
+    ],
+)
+def test_what_is_asked_wrongly_is_refused(asked, words):
+    with pytest.raises(BadParams, match=words):
+        compared(frame(), **asked)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, 0.0])
+def test_numbers_that_no_clock_gives_are_refused_with_their_rows(value):
+    rows = frame()
+    place = rows.index[(rows["engine"] == "fast")][3]
+    rows.loc[place, "decode_tok_per_s"] = value
+    with pytest.raises(BadParams, match=rf"1 of \d+ rows .*rows {place}\)"):
+        compared(rows)
+
+
+def test_flagged_rows_give_no_ratio():
+    rows = frame()
+    rows["flags"] = [("contaminated",) if e == "fast" else () for e in rows["engine"]]
+    with pytest.raises(CannotSay, match="no row of fast") as told:
+        compared(rows)
+    assert "30 contaminated" in str(told.value)
+
+
+@pytest.mark.parametrize("few", [{"runs": 1}, {"runs": 1, "blocks": 1}])
+def test_one_process_run_has_no_interval(few):
+    with pytest.raises(CannotSay, match="needs two"):
+        compared(frame(**few))
+
+
+def test_other_models_and_other_prompts_have_nothing_in_common():
+    rows = frame()
+    rows.loc[rows["engine"] == "fast", "model"] = "other"
+    with pytest.raises(CannotSay, match="no question in common"):
+        compared(rows)
+    rows = frame()
+    rows.loc[rows["engine"] == "fast", "prompt"] = "quantum"
+    with pytest.raises(CannotSay):
+        compared(rows)
+
+
+def test_several_contenders_under_one_name_are_refused():
+    rows = frame().assign(options="")
+    rows.loc[rows["process_run"] == 0, "options"] = '{"dtype":"bfloat16"}'
+    with pytest.raises(BadParams, match="2 values of options"):
+        compared(rows)
+
+
+def test_a_foreign_frame_needs_little_and_gets_a_ratio_without_a_verdict():
+    rows = frame()[["engine", "process_run", "block", "decode_tok_per_s", "twin"]]
+    rows = rows[~rows["twin"]].drop(columns="twin")
+    found = compared(rows)
+    assert found.low < 1.3 < found.high
+    assert found.verdict is None
+
+
+def test_facts_are_plain_json():
+    import json
+
+    facts = compared(frame()).facts()
+    assert json.loads(json.dumps(facts, allow_nan=False))["claims"][0]["verdict"] == "yes"
+
+
+def test_power_of_the_default_design():
+    sd = 0.01 * math.sqrt(2)
+    assert power(0.03, 6, sd) == pytest.approx(0.980, abs=0.002)  # noncentral t, worked apart
+    assert power(0.03, 5, sd) == pytest.approx(0.929, abs=0.002)
+    seen = detectable(6, sd)
+    assert power(seen, 6, sd) == pytest.approx(0.95, abs=1e-3)
+    assert detectable(12, sd) < seen
+    assert math.isnan(detectable(1, sd))

@@ -1,9 +1,10 @@
-"""What may not enter a figure, and why: schema, identities, duplicates, mixed circumstances,
-impossible numbers. Reads only; nothing is changed.
+"""What may not enter a figure, and why: schema, identities, duplicates, answers from a cache, mixed
+circumstances, impossible numbers, a report of other records. Reads only; nothing is changed.
 """
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,17 @@ import pandas as pd
 
 from llmbench import metrics, record, store
 from llmbench.record import Flag
-from llmbench.store.reader import uncollected
+from llmbench.store.reader import read_rows_and_digest, uncollected
 
 TOLERANCE_S = 1e-6  # of the identities between times
 GPU_MBU, CPU_MBU = 1.0, 1.2  # a CPU's caches may keep some of the weights from step to step
 CACHES = 4  # weights smaller than so many last-level caches say nothing of memory
 UNKNOWN_CACHE_BYTES = 2**29  # where the machine did not tell its last-level cache
 AGAIN = "measure these rows again, with nothing else running"
+CONTENDER = ["run", "fingerprint", "study", "model", "model_sha256", "engine", "options", "device",
+             "threads"]  # who must be served alike in every process, the twin too  # fmt: skip
+SERVED = ["impl", "attention_impl", "weight_format", "weight_bytes"]
+SOURCE = re.compile(r"<p>llmbench \S+ · records ([0-9a-f ]+)</p>")  # of a report: digests of runs
 REPORT = "keep the run and report it: the measuring code or the record is wrong"
 
 
@@ -42,11 +47,22 @@ def check(*folders: str | Path) -> list[Finding]:
 
 @uncollected()
 def _check_run(folder: Path) -> list[Finding]:
-    rows, unread = store.read_rows(folder)
+    rows, unread, digest = read_rows_and_digest(folder)
     run = folder.resolve().name
     broken = [Finding(run, "schema", str(fault), (), "the line is left out; measure it again")
               for fault in unread]  # fmt: skip
-    return broken + check_rows(rows, store.environments(folder), run)
+    found = check_rows(rows, store.environments(folder), run)
+    return [*broken, *found, *_of_report(folder, digest, run)]
+
+
+def _of_report(folder: Path, digest: str, run: str) -> Iterator[Finding]:
+    """Whether report.html, with its figures and tables, is of the records that are here now."""
+    page = folder / "report.html"
+    text = page.read_text(encoding="utf-8", errors="replace") if page.is_file() else ""
+    told = SOURCE.search(text)
+    if told and digest[:16] not in told[1].split():
+        yield Finding(run, "claim", f"report.html was made from other records ({told[1]}) than "
+                      f"those here ({digest[:16]})", (), f"llmbench report {run}")  # fmt: skip
 
 
 def check_rows(
@@ -103,6 +119,11 @@ def _of_times(rows: Sequence[Mapping], frame: pd.DataFrame) -> Found:
     yield ("count", "status ok, but steps, counted tokens and tokens asked for differ",
            _keys(row for row in timed if row["status"] == "ok" and not _counts_hold(row)),
            "a row that ended early is `short`; " + AGAIN)  # fmt: skip
+    beyond = (frame["window"] > 0) & (frame["context_len"] + frame["output_tokens"]
+                                      > frame["window"])  # fmt: skip
+    yield ("count", "status ok, but prompt and output are longer than the window asked for",
+           _where(frame, (frame["status"] == "ok") & beyond),
+           "ask for a larger window or a shorter prompt; no engine can answer this")  # fmt: skip
     gaps = np.array([itl.sum() for itl in frame["itl_s"]])
     steps = np.array([len(itl) for itl in frame["itl_s"]])
     decode = frame["e2e_s"] - frame["ttft_s"]
@@ -118,6 +139,8 @@ def _of_several(frame: pd.DataFrame) -> Found:
         ("duplicate", "the same question was settled before", "the first of them is used"),
         ("incorrect", "other output than most process runs gave to the same prompt",
          "compare the engine's outputs; no speed counts for a wrong answer"),
+        ("cached", "the engine answers a prompt that it was given before from a cache",
+         "switch the engine's prompt cache off; " + AGAIN),
     ):  # fmt: skip
         yield flag, what, _where(frame, frame["flags"].map(lambda names, f=flag: f in names)), how
     line = ["study", "model", "model_sha256", "engine", "device"]  # of a figure
@@ -130,6 +153,23 @@ def _of_several(frame: pd.DataFrame) -> Found:
         several = good.groupby(line)[column].transform("nunique") > 1
         names = ", ".join(sorted(map(str, good.loc[several, column].unique())))
         yield "mixed", f"{what}: {names}", _where(good, several), how
+    yield from _served_alike(good)
+
+
+def _served_alike(good: pd.DataFrame) -> Found:
+    """A contender that other code, or other weights, served in another process or in its twin."""
+    for column in SERVED:
+        told = good[column].map(_shown, na_action=None)
+        alone = told.groupby([good[name] for name in (*CONTENDER, "twin")]).transform("nunique") > 1
+        both = told.groupby([good[name] for name in CONTENDER]).transform("nunique") > 1
+        for several, what, how in (
+            (alone, "one contender was served differently in its processes",
+             "ask for one way by name (engine_options); " + AGAIN),
+            (both & ~alone, "a contender and its twin were served differently: no A/A pair",
+             "no verdict holds without a noise floor; " + AGAIN),
+        ):  # fmt: skip
+            names = ", ".join(sorted(told[several].unique()))
+            yield "mixed", f"{what}: {column} {names}", _where(good, several), how
 
 
 def _impossible(frame: pd.DataFrame, environments: Mapping[str, Mapping]) -> Found:
@@ -193,6 +233,11 @@ def _cache_bytes(environment: Mapping[str, Any]) -> int:
     """The last-level cache of the machine."""
     caches = (environment.get("machine") or {}).get("cache_bytes") or {}
     return max(caches.values(), default=UNKNOWN_CACHE_BYTES)
+
+
+def _shown(value: Any) -> str:
+    """A value of any type as text; a count without its decimals."""
+    return f"{value:.0f}" if isinstance(value, float) else str(value)
 
 
 def _keys(rows: Iterator[Mapping]) -> list[str]:

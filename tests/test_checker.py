@@ -2,13 +2,17 @@
 
 import copy
 import json
+import shutil
+import subprocess
+import sys
 import zlib
+from pathlib import Path
 
 import pytest
 
-from llmbench import checker, record, store
+from llmbench import checker, page, record, store
 from llmbench.models.source import find_model
-from llmbench.record import Memory, Point, Raw, Record, Repeat, Served, Witness
+from llmbench.record import Audit, Memory, Point, Raw, Record, Repeat, Served, Witness
 from llmbench.store.journal import CRC_BYTES
 
 MS = 1_000_000  # ns
@@ -75,9 +79,14 @@ def other_protocol(rows):
 
 
 def heavy(rows, device="cpu", weights=10**7):
-    """All rows on `device`, with weights so large that a step of 2 ms cannot have read them."""
-    rows[:] = [row(run, device=device) for run in range(3)]
+    """One row on `device`, with weights so large that a step of 2 ms cannot have read them."""
+    rows[:] = [row(device=device)]
     rows[0]["served"] = rows[0]["served"] | {"weight_bytes": weights}
+
+
+def narrow(rows):
+    """The first row asks for a window that its 64 + 5 tokens do not fit."""
+    rows[0] = row(window=68)
 
 
 FAULTS = {
@@ -92,6 +101,7 @@ FAULTS = {
     "prefill late": (put("raw.prefill_ns", 11 * MS), "order", "before the prefill was done"),
     "a step too few": (put("raw.step_ns", [10 * MS, 12 * MS, 14 * MS, 16 * MS]), "count", "differ"),
     "counted too few": (put("witness.output_tokens", 4), "count", "differ"),
+    "beyond the window": (narrow, "count", "longer than the window"),
     "twice": (again, "duplicate", "settled before"),
     "other output": (put("witness.output_sha256", "x"), "incorrect", "other output"),
     "zero times": (put("raw.step_ns", [0, MS, MS, MS, MS]), "impossible", "ttft_s is not above 0"),
@@ -159,6 +169,49 @@ def test_mixed_circumstances(changed, what):
     assert finding.rule == "mixed" and what in finding.what and len(finding.rows) == 7
 
 
+def test_a_prompt_answered_from_a_cache():
+    rows = good()
+    for one in rows[:6:2]:  # on a child's first row
+        one["audit"] = Audit(prompt_s=0.010, again_s=0.004).model_dump()
+    (finding,) = checker.check_rows(rows, ENVIRONMENTS)
+    assert (finding.rule, len(finding.rows)) == ("cached", 7)
+    for one in rows[:6:2]:
+        one["audit"]["again_s"] = 0.009
+    assert checker.check_rows(rows, ENVIRONMENTS) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "names"),
+    [("impl", "other", "impl cpu, other"),
+     ("attention_impl", "flash", "attention_impl None, flash"),
+     ("weight_format", "int8", "weight_format float32, int8"),
+     ("weight_bytes", 50_000, "weight_bytes 100000, 50000")],
+)  # fmt: skip
+def test_a_contender_is_served_alike_in_every_process_and_as_its_twin(field, value, names):
+    rows = [row(run, twin=twin) for run in range(2) for twin in (False, True)]
+    assert checker.check_rows(rows, ENVIRONMENTS) == []
+    for one in rows[1::2]:
+        one["served"] = one["served"] | {field: value}
+    (finding,) = checker.check_rows(rows, ENVIRONMENTS)
+    assert finding.rule == "mixed" and len(finding.rows) == 4
+    assert f"no A/A pair: {names}" in finding.what
+    second = rows[2] | {"served": rows[1]["served"]}
+    (finding,) = checker.check_rows([rows[0], second], ENVIRONMENTS)
+    assert finding.rule == "mixed" and len(finding.rows) == 2
+    assert f"differently in its processes: {names}" in finding.what
+
+
+def test_other_options_are_another_contender():
+    rows = [row(run, engine_options={"impl": name}) for run in range(2) for name in "ab"]
+    for one in rows[1::2]:
+        one["served"] = one["served"] | {"impl": "b"}
+    assert checker.check_rows(rows, ENVIRONMENTS) == []
+
+
+def test_a_window_that_is_just_filled_is_no_fault():
+    assert checker.check_rows([row(window=69)], ENVIRONMENTS) == []
+
+
 def test_prefill_beyond_the_peak():
     source = find_model("builtin:tiny")
     rows = [row(model=source.name, model_sha256=source.sha256, batch_size=10_000)]
@@ -212,3 +265,46 @@ def test_check_reads_folders_and_names_broken_lines(tmp_path):
     (finding,) = checker.check(tmp_path / "a", tmp_path / "b")
     assert (finding.run, finding.rule, finding.rows) == ("b", "schema", ())
     assert ":1: " in finding.what and "checksum" in finding.what
+
+
+# -- golden files: what stands on the disk, and what the checker said of it ------------------------
+
+GOLDEN = Path(__file__).parent / "golden" / "checker"  # made by plant.py there, then looked at
+CASES = sorted(place.parent.name for place in GOLDEN.glob("*/expected.json"))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_golden_files(name):
+    expected = json.loads((GOLDEN / name / "expected.json").read_text(encoding="utf-8"))
+    found = [{"rule": f.rule, "what": f.what, "rows": len(f.rows), "how": f.how}
+             for f in checker.check(GOLDEN / name)]  # fmt: skip
+    assert found == expected
+
+
+def test_golden_files_hold_every_rule_and_sound_runs():
+    told = {name: json.loads((GOLDEN / name / "expected.json").read_text(encoding="utf-8"))
+            for name in CASES}  # fmt: skip
+    assert [name for name in CASES if not told[name]] == ["good", "version-1"]
+    rules = {finding["rule"] for findings in told.values() for finding in findings}
+    assert rules == {"schema", "environment", "key", "missing", "order", "count", "duplicate",
+                     "incorrect", "cached", "mixed", "impossible", "claim"}  # fmt: skip
+
+
+def test_a_report_is_of_the_records_beside_it(tmp_path):
+    run = shutil.copytree(GOLDEN / "version-1", tmp_path / "run")
+    (run / "report.html").write_text(page.render(run), encoding="utf-8")
+    assert checker.check(run) == []
+    journal = next((run / "records").iterdir())
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:-1]))
+    (finding,) = checker.check(run)
+    assert (finding.rule, finding.how) == ("claim", "llmbench report run")
+
+
+@pytest.mark.parametrize(("name", "code"), [("good", 0), ("cached", 1)])
+def test_the_command_ends_as_the_golden_file_says(name, code):
+    command = [sys.executable, "-m", "llmbench", "check", str(GOLDEN / name)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == code, done.stderr
+    expected = json.loads((GOLDEN / name / "expected.json").read_text(encoding="utf-8"))
+    assert all(finding["what"] in done.stdout for finding in expected)
+    assert ("no faults found" in done.stdout) is (not expected)

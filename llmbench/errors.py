@@ -56,6 +56,10 @@ class OutOfMemory(LlmbenchError):
 class Unsupported(LlmbenchError):
     """An engine cannot do what a point asks; recorded as status `unsupported`."""
 
+    exit_code = 3
+
 
 class Refused(LlmbenchError):
     """The request is not sensible for this model (too long, unknown id); recorded as `refused`."""
+
+    exit_code = 2

@@ -26,12 +26,14 @@ UNKNOWN = "unknown"  # fingerprint of rows whose environment is not known
 ENOUGH_BLOCKS = 10  # of all process runs of a compared point; fewer are a preview
 POINT = ["study", "model", "model_sha256", "engine", "batch_size", "prompt", "prompt_tokens",
          "output_tokens", "device", "threads", "seed"]  # fmt: skip
+LATER = {"window": 0, "twin": False}  # fields of a point that schema version 1 did not have
 CELL = ["study", "model", "batch_size", "prompt", "prompt_tokens", "output_tokens", "device",
-        "threads", "seed"]  # what engines share when they are compared  # fmt: skip
+        "threads", "seed", "window"]  # what engines share when they are compared  # fmt: skip
 PLACE = ["run", "fingerprint"]  # rows of two runs or two machines are never pooled
-PARTS = ("point", "served", "raw", "memory", "energy", "witness", "quiet")  # of a record
+PARTS = ("point", "served", "raw", "memory", "energy", "witness", "quiet", "audit")  # of a record
 NOTHING: Mapping = MappingProxyType({})  # stands for a part that a record does not have
-COMPUTED = ("short", "duplicate", "incorrect", "drift", "preview")
+COMPUTED = ("short", "duplicate", "incorrect", "cached", "drift", "unsteady", "preview")
+CACHED = 0.5  # a repeated prompt that takes less than this share was answered from a cache
 COLUMNS = [
     "run", "key", "study", "model", "model_sha256", "engine", "batch_size", "prompt",
     "prompt_tokens", "context_len", "output_tokens", "device", "threads", "seed", "options",
@@ -42,6 +44,8 @@ COLUMNS = [
     "prefill_tok_per_s", "decode_tok_per_s", "mbu", "mfu", "machine_busy_share", "kv_read_bytes",
     "rss_before_load_bytes", "rss_after_load_bytes", "rss_peak_bytes", "limit_bytes",
     "output_sha256", "agreement", "others_cpu_s", "idle_wait_s", "energy_j", "preview",
+    "window", "twin", "layer_classes", "audit", "session", "prompt_sha256", "served_threads",
+    "served_device",
 ]  # fmt: skip
 
 
@@ -114,6 +118,8 @@ def measured(rows: Sequence[dict], environments: Mapping[str, Mapping], run: str
     frame = pd.DataFrame(
         {"run": run, "key": row.column("key", object)}
         | {name: point.column(name) for name in POINT}
+        | {name: point.of(lambda p, n=name, d=default: p.get(n, d))
+           for name, default in LATER.items()}
         | {"options": point.of(_options, object),
            "child": served.of(lambda part: part.get("child") or "", object)}
         | {name: row.column(name) for name in ("process_run", "block", "repeat", "sequence")}
@@ -129,8 +135,14 @@ def measured(rows: Sequence[dict], environments: Mapping[str, Mapping], run: str
         | {name: quiet.column(name, float)
            for name in ("machine_busy_share", "others_cpu_s", "idle_wait_s")}
         | {"fingerprint": place.of(lambda known: known.get("fingerprint", UNKNOWN)),
+           "session": row.of(lambda row: row.get("session") or "", object),
+           "served_threads": served.column("threads", float),
+           "served_device": served.column("device", object),
            "output_sha256": witness.column("output_sha256", object),
+           "prompt_sha256": witness.column("prompt_sha256", object),
            "agreement": witness.column("agreement", float),
+           "layer_classes": served.of(lambda part: part.get("layer_classes") or {}, object),
+           "audit": parts["audit"].of(lambda part: dict(part) or None, object),
            "energy_j": parts["energy"].column("value_j", float),
            "prefill_s": raw.column("prefill_ns", float) / 1e9,
            "warmup_s": raw.of(lambda raw: sum(raw.get("warmup_s") or [np.nan]), float),
@@ -242,7 +254,9 @@ def flagged(*runs: pd.DataFrame) -> pd.DataFrame:
     found["duplicate"] |= _duplicate(frame)
     frame["_sound"] = frame["_ok"] & ~found["short"] & ~found["duplicate"]
     found["incorrect"] |= _incorrect(frame)
+    found["cached"] |= _cached(frame)
     found["drift"] |= _drift(frame)
+    found["unsteady"] |= _unsteady(frame)
     frame["flags"] = _tuples(frame["_flags"], found)
     found["preview"] |= _preview(frame)
     frame["flags"] = _tuples(frame["flags"], {"preview": found["preview"]})
@@ -287,19 +301,55 @@ def _incorrect(frame: pd.DataFrame) -> np.ndarray:
     return (2 * same <= asked_rows).reindex(frame.index, fill_value=False).to_numpy(bool)
 
 
+def _cached(frame: pd.DataFrame) -> np.ndarray:
+    """Rows of a contender that answers a prompt it was given before from a cache.
+
+    Judged by the median over its processes; where the prompt is a small part of the time to the
+    first token, a cache cannot be seen, and matters little.
+    """
+    audits = frame[frame["audit"].notna()]
+    share = audits["audit"].map(lambda a: (a["again_s"] or np.nan) / (a["prompt_s"] or np.nan))
+    who = [*PLACE, "study", "model_sha256", "engine", "options", "twin"]
+    shares = share.astype(float).groupby([audits[name] for name in who]).median()
+    found = shares[shares < CACHED].index
+    return pd.MultiIndex.from_frame(frame[who]).isin(found) if len(found) else np.zeros(
+        len(frame), bool)  # fmt: skip
+
+
 def _drift(frame: pd.DataFrame) -> np.ndarray:
     """Rows of a point that became faster or slower over its process run, judged by `e2e_s`."""
     drifting = np.zeros(len(frame), bool)
-    rows = frame[frame["_sound"] & frame["e2e_s"].notna()].sort_values("sequence", kind="stable")
-    group = rows.groupby([*PLACE, "process_run", "_code"], sort=False).ngroup().to_numpy()
-    by_group = np.argsort(group, kind="stable")
-    sizes = np.bincount(group) if len(group) else np.zeros(0, int)
+    rows = _in_order(frame)
     order, times = rows["sequence"].to_numpy(float), rows["e2e_s"].to_numpy(float)
-    place = frame.index.get_indexer(rows.index)
-    for members in np.split(by_group, sizes.cumsum()[:-1]):
+    for members in _groups(rows, [*PLACE, "process_run", "_code"]):
         if stats.may_drift(times[members]) and stats.drifts(order[members], times[members]):
-            drifting[place[members]] = True
+            drifting[rows["_at"].to_numpy()[members]] = True
     return drifting
+
+
+def _unsteady(frame: pd.DataFrame) -> np.ndarray:
+    """Rows of a process whose times keep no level, each beside its point's median in the run."""
+    unsteady = np.zeros(len(frame), bool)
+    rows = _in_order(frame)
+    usual = rows.groupby([*PLACE, "_code"])["e2e_s"].transform("median")
+    times = (rows["e2e_s"] / usual).to_numpy(float)
+    for members in _groups(rows, [*PLACE, "process_run", "child"]):
+        if not stats.steady(times[members]):
+            unsteady[rows["_at"].to_numpy()[members]] = True
+    return unsteady
+
+
+def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
+    """Sound rows with a time, in the order in which they were measured; `_at` is their place."""
+    rows = frame.assign(_at=np.arange(len(frame)))[frame["_sound"] & (frame["e2e_s"] > 0)]
+    return rows.sort_values("sequence", kind="stable")
+
+
+def _groups(rows: pd.DataFrame, keys: list[str]) -> list[np.ndarray]:
+    """The positions in `rows` of the members of each group, in their order."""
+    group = rows.groupby(keys, sort=False, dropna=False).ngroup().to_numpy()
+    sizes = np.bincount(group) if len(group) else np.zeros(0, int)
+    return np.split(np.argsort(group, kind="stable"), sizes.cumsum()[:-1])
 
 
 def _preview(frame: pd.DataFrame) -> np.ndarray:

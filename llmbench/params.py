@@ -5,7 +5,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
@@ -13,13 +13,23 @@ from llmbench.errors import BadParams, LlmbenchError
 from llmbench.models.source import locate
 from llmbench.record import Noun
 from llmbench.strict_yaml import Located, dotted, parse_value, read_yaml
+from llmbench.workload import NONCE_TOKENS, PROMPTS
 
 ENGINES = {  # adding an engine: its file, and one line here
+    "edge": "llmbench.engines.edge:EdgeEngine",
     "fake": "llmbench.engines.fake:FakeEngine",
     "transformers": "llmbench.engines.transformers:TransformersEngine",
 }
 MAX_REPEATS = 1_000_000
 DEVICES = ("cpu", "cuda")
+QUANTIZATIONS = {  # how `model_validation` asks transformers for it
+    "none": {}, "bfloat16": {"dtype": "bfloat16"}, "float16": {"dtype": "float16"},
+    "int8": {"quantization": "int8", "dtype": "bfloat16"},
+    "nf4": {"quantization": "nf4", "dtype": "bfloat16"},
+}  # fmt: skip
+ATTENTION_IMPLS = ("reference", "sdpa-math", "sdpa-flash")
+COMPARED = ("decode_tok_per_s", "prefill_tok_per_s", "ttft_s", "tpot_s", "prefill_s", "e2e_s")
+DECODED = {"decode_tok_per_s", "tpot_s"}  # of the tokens after the first
 
 
 def one_of(kind: str, known: Iterable[str], name: str) -> str:
@@ -49,20 +59,34 @@ ModelName = Annotated[str, Field(max_length=500), AfterValidator(_one_line),
                       AfterValidator(_model_name)]  # fmt: skip
 EngineName = Annotated[str, AfterValidator(lambda v: one_of("engine", tuple(ENGINES), v))]
 Device = Annotated[str, AfterValidator(lambda v: one_of("device", DEVICES, v))]
+Quantization = Annotated[
+    str, AfterValidator(lambda v: one_of("quantization", tuple(QUANTIZATIONS), v))
+]
+AttentionImpl = Annotated[str, AfterValidator(lambda v: one_of("attention", ATTENTION_IMPLS, v))]
+Prompt = Annotated[str, AfterValidator(lambda v: one_of("prompt", tuple(PROMPTS), v))]
+Compared = Annotated[str, AfterValidator(lambda v: one_of("metric to compare", COMPARED, v))]
 RunId = Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,95})?$")]
 BatchSize = Annotated[int, Field(ge=1, le=65_536)]
 Tokens = Annotated[int, Field(ge=1, le=16_777_216)]
+
+
+class Contender(NamedTuple):
+    """Who takes turns in a study: an engine with its options, or the twin of one."""
+
+    engine: str
+    options: dict[str, Any]
+    twin: bool = False
 
 
 class Study(Noun):
     """The fields that every study has. Names are those of its notebook's parameters."""
 
     question: ClassVar[str]
+    side_by_side: ClassVar[bool] = True  # contenders are loaded together and take turns
     run_id: RunId = ""
     seed: int = Field(17, ge=0, lt=2**32)
     budget_minutes: float = Field(0.0, ge=0)  # 0: no limit; the rest is deferred and listed
     models: list[ModelName] = Field(["builtin:tiny"], min_length=1)
-    engines: list[EngineName] = Field(["transformers"], min_length=1)
     engine_options: dict[EngineName, dict[str, Any]] = {}
     device: Device = "cpu"
     threads: int = Field(0, ge=0, le=1024)  # 0: min(8, physical cores)
@@ -72,6 +96,20 @@ class Study(Noun):
     timeout_s: float = Field(300.0, gt=0)  # deadline of loading and of one turn
     memory_limit_gib: float = Field(0.0, ge=0)  # a child's own allocations; 0: what is free
 
+    @property
+    def contenders(self) -> list[Contender]:
+        """Every contender, the reference of the others last but for its twin."""
+        raise NotImplementedError
+
+    @property
+    def claims(self) -> int:
+        """How many claims the study puts to the test, which are corrected together."""
+        return 0
+
+    def options_of(self, engine: str) -> dict[str, Any]:
+        """The options asked of `engine`."""
+        return self.engine_options.get(engine, {})
+
     @model_validator(mode="after")
     def _no_doubles(self) -> "Study":
         for name, values in self:
@@ -80,7 +118,33 @@ class Study(Noun):
         return self
 
 
-class Scaling(Study):
+class Lengths(Study):
+    """A study of engines over sizes."""
+
+    engines: list[EngineName] = Field(["transformers"], min_length=1)
+
+    @property
+    def contenders(self) -> list[Contender]:
+        """The engines, each with its options."""
+        return [Contender(engine, self.options_of(engine)) for engine in self.engines]
+
+
+class ModelValidation(Study):
+    """Whether models load as asked: each quantization alone in a fresh process."""
+
+    question = "Does each model load as asked, in which time and memory, and does it generate?"
+    side_by_side = False
+    quantizations: list[Quantization] = Field(["none", "bfloat16", "int8", "nf4"], min_length=1)
+    output_tokens: Tokens = 32
+
+    @property
+    def contenders(self) -> list[Contender]:
+        """transformers, once for each quantization."""
+        asked = self.options_of("transformers")
+        return [Contender("transformers", asked | QUANTIZATIONS[q]) for q in self.quantizations]
+
+
+class Scaling(Lengths):
     """How prefill and decode grow with prompt length and batch."""
 
     question = "How do prefill and decode grow with prompt length and batch?"
@@ -97,10 +161,104 @@ class Scaling(Study):
         return self
 
 
+class OllamaComparison(Study):
+    """Whether the target is faster than each baseline on the same weights, and by how much."""
+
+    question = "Is the target faster than each baseline on the same weights, and by how much?"
+    target: EngineName = "edge"
+    baselines: list[EngineName] = Field(["transformers"], min_length=1)
+    metrics: list[Compared] = Field(["decode_tok_per_s", "ttft_s"], min_length=1, max_length=10)
+    at_least: float = Field(1.0, gt=0, le=1000)  # the ratio that counts as success
+    prompts: list[Prompt] = list(PROMPTS)
+    context_lens: list[Tokens] = []  # prompts of exact length, besides
+    output_tokens: Tokens = 128
+    blocks: int = Field(5, ge=1, le=1000)
+    warmups: int = Field(4, ge=0, le=1000)
+
+    @property
+    def contenders(self) -> list[Contender]:
+        """The target, the baselines, and the first baseline a second time."""
+        engines = [self.target, *self.baselines]
+        asked = [Contender(engine, self.options_of(engine)) for engine in engines]
+        return [*asked, asked[1]._replace(twin=True)]
+
+    @property
+    def claims(self) -> int:
+        """Each baseline with a twin in each metric, for the named prompts and for each length."""
+        asked = bool(self.prompts) + len(self.context_lens)
+        return len(self.metrics) * len(self.models) * asked * len(self.baselines)
+
+    @model_validator(mode="after")
+    def _two_sides(self) -> "OllamaComparison":
+        if self.target in self.baselines:
+            raise ValueError(f"target {self.target} is a baseline too; its twin is made anyway")
+        if not (self.prompts or self.context_lens):
+            raise ValueError("no prompts and no context_lens: nothing to ask")
+        return self
+
+    @model_validator(mode="after")
+    def _measurable(self) -> "OllamaComparison":
+        undefined = [name for name in self.metrics if name in DECODED]
+        if undefined and self.output_tokens < 2:
+            raise ValueError(
+                f"metrics names {' and '.join(undefined)}, which output_tokens: 1 leaves "
+                "undefined, since nothing is decoded after the first token; ask for "
+                "output_tokens: 2 or more, or for metrics: [ttft_s]"
+            )
+        return self
+
+
+class Attention(Study):
+    """What the attention implementation changes in a whole model, and attention's share of it."""
+
+    question = "What does the attention implementation change, and how much of the whole is it?"
+    engine: EngineName = "edge"
+    attention_impls: list[AttentionImpl] = Field(list(ATTENTION_IMPLS), min_length=1)
+    batch_sizes: list[BatchSize] = Field([1], min_length=1)
+    context_lens: list[Tokens] = Field([128, 256, 512, 1024], min_length=1)
+    output_tokens: Tokens = 8
+
+    @property
+    def contenders(self) -> list[Contender]:
+        """The implementations, the first a second time, and the model with attention skipped."""
+        asked = self.options_of(self.engine)
+        made = [Contender(self.engine, asked | {"attention_impl": impl})
+                for impl in [*self.attention_impls, "skipped"]]  # fmt: skip
+        return [*made, made[0]._replace(twin=True)]
+
+    @property
+    def claims(self) -> int:
+        """Each further implementation in prefill time, at each size."""
+        sizes = len(self.models) * len(self.batch_sizes) * len(self.context_lens)
+        return (len(self.attention_impls) - 1) * sizes
+
+
+class ContextWindows(Lengths):
+    """What a context window costs when it is really filled."""
+
+    question = "What does a context window cost in time and memory when it is really filled?"
+    batch_sizes: list[BatchSize] = Field([1], min_length=1)
+    context_lens: list[Tokens] = Field([512, 1024, 2048, 4096], min_length=1)  # whole windows
+    output_tokens: Tokens = 32
+
+    @model_validator(mode="after")
+    def _room_for_a_prompt(self) -> "ContextWindows":
+        if min(self.context_lens) <= self.output_tokens + NONCE_TOKENS:
+            raise ValueError(
+                f"a window of {min(self.context_lens)} has no room for a prompt of "
+                f"more than {NONCE_TOKENS} and {self.output_tokens} output tokens"
+            )
+        return self
+
+
 class Studies(Noun):
     """The studies of a file; each is one notebook, and they run in this order."""
 
+    model_validation: ModelValidation | None = None
     scaling: Scaling | None = None
+    ollama_comparison: OllamaComparison | None = None
+    attention: Attention | None = None
+    context_windows: ContextWindows | None = None
 
 
 class Params(Noun):

@@ -8,15 +8,24 @@ from typing import Any
 
 from llmbench.errors import BadParams
 from llmbench.hardware import default_threads
-from llmbench.models.source import find_model
-from llmbench.params import Scaling, Study
+from llmbench.models.source import ModelSource, find_model
+from llmbench.models.tokenizer import load_tokenizer
+from llmbench.params import (
+    Attention,
+    ContextWindows,
+    ModelValidation,
+    OllamaComparison,
+    Scaling,
+    Study,
+)
 from llmbench.record import Point, Repeat
 from llmbench.units import GiB
+from llmbench.workload import prompt_tokens
 
 
 @dataclass(frozen=True)
 class Group:
-    """The repeats of one process run of one model: every engine has one fresh child for it."""
+    """The repeats of one process run of one model: every contender has one fresh child for it."""
 
     process_run: int
     model: str
@@ -38,43 +47,85 @@ def plan(name: str, study: Study, shard: str = "1/1") -> tuple[Group, ...]:
 
 
 def study_points(name: str, study: Study) -> list[Point]:
-    """Every point of a study: models by engines by cells."""
+    """Every point of a study: models by contenders by cells."""
     asked = {"study": name, "seed": study.seed, "device": study.device}
     asked["threads"] = study.threads or default_threads()
     asked["memory_limit_bytes"] = int(study.memory_limit_gib * GiB)
     return [
         Point(model=source.name, model_sha256=source.sha256, engine=engine,
-              engine_options=study.engine_options.get(engine, {}), **asked, **cell)
+              engine_options=options, twin=twin, **asked, **cell)
         for source in map(find_model, study.models)
-        for engine in study.engines
-        for cell in CELLS[name](study)
+        for engine, options, twin in study.contenders
+        for cell in CELLS[name](study, source)
     ]  # fmt: skip
 
 
-def scaling_cells(study: Scaling) -> Iterator[dict[str, Any]]:
+def scaling_cells(study: Scaling | Attention, source: ModelSource) -> Iterator[dict[str, Any]]:
     """Prompts of exact length, for every batch size and prompt length."""
     for batch_size, tokens in itertools.product(study.batch_sizes, study.context_lens):
-        yield {"batch_size": batch_size, "prompt": "exact", "prompt_tokens": tokens,
-               "output_tokens": study.output_tokens}  # fmt: skip
+        yield _cell(study, "exact", tokens, batch_size)
 
 
-CELLS: dict[str, Callable[[Any], Iterable[dict[str, Any]]]] = {"scaling": scaling_cells}
+def comparison_cells(study: OllamaComparison, source: ModelSource) -> Iterator[dict[str, Any]]:
+    """The named prompts, then prompts of exact length, a row at a time."""
+    tokenizer = load_tokenizer(source.folder) if study.prompts else None
+    for prompt in study.prompts:
+        yield _cell(study, prompt, prompt_tokens(prompt, tokenizer))
+    for tokens in study.context_lens:
+        yield _cell(study, "exact", tokens)
+
+
+def window_cells(study: ContextWindows, source: ModelSource) -> Iterator[dict[str, Any]]:
+    """Prompts that fill each window but for the output."""
+    for batch_size, window in itertools.product(study.batch_sizes, study.context_lens):
+        tokens = window - study.output_tokens
+        yield _cell(study, "exact", tokens, batch_size) | {"window": window}
+
+
+def validation_cells(study: ModelValidation, source: ModelSource) -> Iterator[dict[str, Any]]:
+    """One question that every model can answer."""
+    tokenizer = load_tokenizer(source.folder)
+    yield _cell(study, "machine_learning", prompt_tokens("machine_learning", tokenizer))
+
+
+def _cell(study: Any, prompt: str, tokens: int, batch_size: int = 1) -> dict[str, Any]:
+    return {"batch_size": batch_size, "prompt": prompt, "prompt_tokens": tokens,
+            "output_tokens": study.output_tokens}  # fmt: skip
+
+
+CELLS: dict[str, Callable[[Any, ModelSource], Iterable[dict[str, Any]]]] = {
+    "model_validation": validation_cells,
+    "scaling": scaling_cells,
+    "ollama_comparison": comparison_cells,
+    "attention": scaling_cells,
+    "context_windows": window_cells,
+}
 
 
 def _process_run(study: Study, points: list[Point], process_run: int) -> Iterator[Group]:
+    """A group a model; where contenders are not side by side, a group each."""
     order = random.Random(f"{study.seed}/{process_run}")
-    for model in _shuffled(order, study.models):
-        cells: dict[tuple, list[Point]] = {}
-        for point in points:
-            if point.model == model:
-                cells.setdefault(point.cell, []).append(point)
-        repeats = tuple(
-            Repeat(point=point, process_run=process_run, block=block)
-            for block in range(study.blocks)
-            for cell in _shuffled(order, list(cells))
-            for point in _shuffled(order, cells[cell])
-        )
-        yield Group(process_run, model, repeats)
+    groups: dict[tuple, list[Point]] = {}
+    for point in points:
+        alone = "" if study.side_by_side else point.contender
+        groups.setdefault((point.model, alone), []).append(point)
+    for key in _shuffled(order, list(groups)):
+        yield Group(process_run, key[0], _turns(order, groups[key], process_run, study.blocks))
+
+
+def _turns(
+    order: random.Random, points: list[Point], process_run: int, blocks: int
+) -> tuple[Repeat, ...]:
+    """Every cell once a block, in random order; within a cell each contender, in random order."""
+    cells: dict[tuple, list[Point]] = {}
+    for point in points:
+        cells.setdefault(point.cell, []).append(point)
+    return tuple(
+        Repeat(point=point, process_run=process_run, block=block)
+        for block in range(blocks)
+        for cell in _shuffled(order, list(cells))
+        for point in _shuffled(order, cells[cell])
+    )
 
 
 def _shuffled(order: random.Random, items: list) -> list:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 had no `audit twin window session prompt_sha256`; it is still read
 PROTOCOL_VERSION = 1  # what is clocked and how; part of every key, raise it when that changes
 
 Status = Literal[
@@ -41,6 +41,8 @@ class Point(Noun):
     threads: int
     seed: int
     memory_limit_bytes: int  # what the child may allocate beyond its imports; 0: what is free
+    window: int = 0  # context window asked for: the model must be trained for it; 0: none is asked
+    twin: bool = False  # the same engine a second time: with the first it is the A/A pair
 
     @property
     def context_len(self) -> int:
@@ -51,7 +53,13 @@ class Point(Noun):
     def cell(self) -> tuple:
         """What engines share when they are compared: everything but the engine itself."""
         return (self.study, self.model, self.batch_size, self.prompt, self.prompt_tokens,
-                self.output_tokens, self.device, self.threads, self.seed)  # fmt: skip
+                self.output_tokens, self.device, self.threads, self.seed, self.window)  # fmt: skip
+
+    @property
+    def contender(self) -> str:
+        """Who takes the turns: the engine with its options, or its twin. Each has its own child."""
+        options = json.dumps(self.engine_options, sort_keys=True, separators=(",", ":"))
+        return f"{self.engine} {options}{' twin' * self.twin}"
 
 
 class Repeat(Noun):
@@ -84,6 +92,8 @@ class Served(Noun):
     load_s: float
     compile_s: float | None = None
     build: str | None = None  # build flags of native code
+    layer_classes: dict[str, int] = Field(default_factory=dict)  # linear layers by their class
+    window: int | None = None  # tokens allocated for the context; null: as many as are needed
     versions: dict[str, str] = Field(default_factory=dict)
     child: str | None = None  # names the process; a process run that lost one goes on in another
 
@@ -123,9 +133,24 @@ class Witness(Noun):
     """Evidence that the timed path did the work."""
 
     output_sha256: str
+    prompt_sha256: str | None = None  # of the ids that were given; null in version 1
     output_tokens: int  # per row, counted
     end_reason: Literal["length", "eos", "lost"]
     agreement: float | None = None  # largest log-probability difference to the reference
+
+
+class Audit(Noun):
+    """What a fresh child was asked after its first repeat, apart from what is measured.
+
+    The prefixes are the same for every engine, so equal models can be seen to be equal; a prompt
+    given twice on purpose shows an engine that answers from a cache.
+    """
+
+    prefixes: list[int] = Field(default_factory=list)  # their lengths in tokens
+    next_ids: list[list[int]] = Field(default_factory=list)  # the most likely, a list a prefix
+    next_logprobs: list[list[float]] = Field(default_factory=list)  # of these ids, natural
+    prompt_s: float | None = None  # time to first token of a prompt never seen before
+    again_s: float | None = None  # of the same prompt given again
 
 
 class Quiet(Noun):
@@ -151,10 +176,12 @@ class Record(Noun):
     flags: list[Flag] = Field(default_factory=list)
     measured_at: str  # UTC, a label; durations come from the monotonic clock
     sequence: int  # order within the session that measured it
+    session: str = ""  # names the call that measured it; turns of two sessions are never paired
     served: Served | None = None
     raw: Raw | None = None
     memory: Memory | None = None
     energy: Energy | None = None
     witness: Witness | None = None
     quiet: Quiet | None = None
+    audit: Audit | None = None  # on the first record of a child
     environment: str  # id into environment.json

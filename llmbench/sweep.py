@@ -6,6 +6,7 @@ blocks, and one engine is at work at a time. Each repeat becomes a record as soo
 
 import hashlib
 import os
+import secrets
 import shlex
 import time
 from collections import Counter
@@ -24,6 +25,7 @@ from llmbench.points import Group, plan
 from llmbench.progress import Progress
 from llmbench.record import (
     SETTLED,
+    Audit,
     Energy,
     Memory,
     Raw,
@@ -153,17 +155,23 @@ def default_run_id(name: str, groups: tuple[Group, ...]) -> str:
 def check_options(study: Study) -> None:
     """Raises: BadParams when an engine does not know an option, or cannot do what is asked."""
     from llmbench import engines
-    from llmbench.params import Located, validated
 
     for name, options in study.engine_options.items():
-        kind = engines.create(name).Options
-        validated(kind, Located(values=options), f"engine_options.{name}")
-    for name in study.engines:
+        _check_engine_options(name, options)
+    for name, options, _ in study.contenders:
+        _check_engine_options(name, options)
         if (
             max(getattr(study, "batch_sizes", [1])) > 1
             and "batch" not in engines.create(name).capabilities
         ):
             raise BadParams(f"engine {name} decodes one row at a time", how="batch_sizes: [1]")
+
+
+def _check_engine_options(name: str, options: dict[str, Any]) -> None:
+    from llmbench import engines
+    from llmbench.params import Located, validated
+
+    validated(engines.create(name).Options, Located(values=options), f"engine_options.{name}")
 
 
 class _Sweep:
@@ -176,6 +184,7 @@ class _Sweep:
         self.statuses: dict[str, str] = {}  # by key, of the records written
         self.deferred = 0
         self.sequence = count()
+        self.session = secrets.token_hex(4)
         self.patience = Patience()
         self.started = time.monotonic()
         self.label = name
@@ -191,7 +200,7 @@ class _Sweep:
         with open_lanes(group, self.study.timeout_s) as lanes:
             warmups = -(-self.study.warmups // len({r.point.cell for r in group.repeats}))
             for repeat in group.repeats:
-                lane = lanes[repeat.point.engine]
+                lane = lanes[repeat.point.contender]
                 if self._out_of_time():
                     self.deferred += 1
                 elif lane.failures < GIVE_UP_AFTER:
@@ -225,18 +234,19 @@ class _Sweep:
         answer["quiet"] = before.quiet(waited)
         if answer["status"] == "ok":
             answer["flags"] = flags_of(answer, warmups, before)
+            answer["audit"] = lane.take_audit(repeat)
         self._write(repeat, lane, answer)
         return "contaminated" in answer.get("flags", [])
 
     def _write(self, repeat: Repeat, lane: Lane, answer: dict[str, Any]) -> None:
-        kinds = {"raw": Raw, "memory": Memory, "witness": Witness}
-        parts = {k: kind.model_validate(answer[k]) for k, kind in kinds.items() if k in answer}
+        kinds = {"raw": Raw, "memory": Memory, "witness": Witness, "audit": Audit}
+        parts = {k: kind.model_validate(answer[k]) for k, kind in kinds.items() if answer.get(k)}
         record = Record(
             key=repeat.key, point=repeat.point, process_run=repeat.process_run,
             block=repeat.block, repeat=repeat.repeat, status=answer["status"],
             reason=answer.get("reason"), flags=answer.get("flags", []),
             measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            sequence=next(self.sequence), served=lane.served, energy=Energy(),
+            sequence=next(self.sequence), session=self.session, served=lane.served, energy=Energy(),
             quiet=answer.get("quiet"), environment=self.environment, **parts,
         )  # fmt: skip
         self.journal.append(record)

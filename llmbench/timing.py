@@ -39,7 +39,7 @@ def time_repeat(
     end_ns = clock.now_ns() - submit
     raw = Raw(submit_ns=submit, prefill_ns=prefill_ns, step_ns=step_ns, end_ns=end_ns,
               warmup_s=list(warmup_s), timer_overhead_ns=overhead_ns(clock))  # fmt: skip
-    return raw, _witness(steps, len(prompt_ids), output_tokens)
+    return raw, _witness(prompt_ids, steps, output_tokens)
 
 
 def warm_up(
@@ -58,12 +58,19 @@ def warm_up(
     return seconds
 
 
-def _witness(steps: list[Sequence[int]], rows: int, asked: int) -> Witness:
-    """Hash and count of the output ids. Raises: StudyFailed when a step lacks rows."""
+def _witness(
+    prompt_ids: Sequence[Sequence[int]], steps: list[Sequence[int]], asked: int
+) -> Witness:
+    """Hashes of both sides' ids, and a count. Raises: StudyFailed when a step lacks rows."""
+    rows = len(prompt_ids)
     for number, tokens in enumerate(steps):
         if len(tokens) != rows:
             raise StudyFailed(f"step {number} brought {len(tokens)} tokens for {rows} rows")
-    ids = array("q", (int(token) for tokens in steps for token in tokens))
-    return Witness(output_sha256=hashlib.sha256(ids.tobytes()).hexdigest(),
+    return Witness(output_sha256=_sha256(steps), prompt_sha256=_sha256(prompt_ids),
                    output_tokens=len(steps),
                    end_reason="length" if len(steps) == asked else "lost")  # fmt: skip
+
+
+def _sha256(parts: Sequence[Sequence[int]]) -> str:
+    ids = array("q", (int(token) for part in parts for token in part))
+    return hashlib.sha256(ids.tobytes()).hexdigest()

@@ -1,11 +1,12 @@
-"""Turns: one engine's child within a group, the stillness of everybody else, what a turn flags.
+"""Turns: one contender's child within a group, the stillness of everybody else, what a turn flags.
 
-In a group every engine has a lane. One is at work at a time; its turn begins when the other
+In a group every contender has a lane. One is at work at a time; its turn begins when the other
 engines' processes use no CPU time, and what they and all other processes used in it is kept.
 """
 
 import secrets
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ PATIENCE_S, QUIET_WINDOW_S, QUIET_TRIES = 30.0, 0.25, 12
 
 @dataclass
 class Lane:
-    """One engine in one group: its child, what it serves, and how often it failed in a row."""
+    """One contender in one group: its child, what it serves, how often it failed in a row."""
 
     first: Point
     timeout_s: float
@@ -36,17 +37,18 @@ class Lane:
     failures: int = 0
     refusal: dict[str, Any] | None = None  # loading is not possible at all: said for each repeat
     warmed: set[tuple] = field(default_factory=set)
+    audited: bool = False
 
     def load(self) -> None:
         """Have a fresh child with the model loaded. Raises: ChildLost."""
         if self.child or self.refusal:
             return
-        self.child, self.warmed = Child(self.first.threads), set()
+        self.child, self.warmed, self.audited = Child(self.first.threads), set(), False
         options = self.first.engine_options | {
             "device": self.first.device, "threads": self.first.threads,
         }  # fmt: skip
         if self.first.engine == "fake":
-            options["process_seed"] = self.first.seed + self.process_run
+            options["process_seed"] = process_seed(self.first, self.process_run)
         answer = self.child.ask(
             {"do": "load", "engine": self.first.engine, "model": self.first.model,
              "sha256": self.first.model_sha256, "options": options,
@@ -81,11 +83,28 @@ class Lane:
         self.failures = self.failures + 1 if answer["status"] in ("failed", "timeout") else 0
         return answer
 
+    def take_audit(self, repeat: Repeat) -> dict[str, Any] | None:
+        """What the child says to fixed questions, once; None when it did so or cannot."""
+        if self.audited or not self.child:
+            return None
+        self.audited = True
+        try:
+            asked = {"do": "audit", "repeat": repeat.model_dump()}
+            return self.child.ask(asked, self.timeout_s).get("audit")
+        except ChildLost:
+            self.close()
+            return None
+
     def close(self) -> None:
         """End the child."""
         if self.child:
             self.child.kill()
         self.child = None
+
+
+def process_seed(point: Point, process_run: int) -> int:
+    """Seeds the fake engine's noise: another one for every process, a twin's too."""
+    return zlib.crc32(f"{point.seed}/{process_run}/{point.contender}".encode())
 
 
 class Stillness:
@@ -165,12 +184,12 @@ def wait_until_idle(children: list[Child]) -> float:
 
 @contextmanager
 def open_lanes(group: Group, timeout_s: float) -> Iterator[dict[str, Lane]]:
-    """A lane for each engine of the group, loaded before the first turn, ended after the last."""
+    """A lane for each contender, loaded before the first turn, ended after the last."""
     firsts: dict[str, Point] = {}
     for repeat in group.repeats:
-        firsts.setdefault(repeat.point.engine, repeat.point)
+        firsts.setdefault(repeat.point.contender, repeat.point)
     with ExitStack() as stack:
-        lanes = {e: Lane(p, timeout_s, group.process_run) for e, p in firsts.items()}
+        lanes = {c: Lane(p, timeout_s, group.process_run) for c, p in firsts.items()}
         for lane in lanes.values():
             stack.callback(lane.close)
             try:

@@ -34,6 +34,7 @@ from llmbench.record import Repeat
 
 STATUS_OF = {OutOfMemory: "oom", MemoryError: "oom", Unsupported: "unsupported",
              Missing: "unsupported", Refused: "refused"}  # fmt: skip
+AUDIT_TOP = 20  # most likely tokens kept of each prefix
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -148,6 +149,7 @@ class Session:
         for module in self.engine.imports:  # what they map is not the model's: no part of the limit
             import_module(module)
         source = find_model(model)
+        self.trained = source.config.get("max_position_embeddings")
         if source.sha256 != sha256:
             raise StudyFailed(f"the weights of {model} changed since the plan was made")
         self.tokenizer = load_tokenizer(source.folder)
@@ -173,6 +175,7 @@ class Session:
         from llmbench.workload import prompt_ids
 
         asked, clock = Repeat.model_validate(repeat), MonotonicClock()
+        self._check_window(asked.point.window)
         tokens = asked.point.output_tokens
         other = asked.model_copy(update={"repeat": -1})  # a warm-up never sees a measured prompt
         warm = warm_up(self.engine, prompt_ids(other, self.tokenizer), tokens,
@@ -183,6 +186,30 @@ class Session:
         peak = peak_rss_bytes() if reset else None
         return {"status": "ok", "raw": raw.model_dump(), "witness": witness.model_dump(),
                 "memory": self.memory | {"rss_peak_bytes": peak}}  # fmt: skip
+
+    def do_audit(self, repeat: dict[str, Any]) -> dict[str, Any]:
+        """The likeliest tokens after fixed prefixes, and the time of a prompt given twice."""
+        from llmbench.profilers.clock import MonotonicClock
+        from llmbench.timing import time_repeat
+        from llmbench.workload import audit_prefixes, prompt_ids
+
+        never = Repeat.model_validate(repeat).model_copy(update={"repeat": -2})
+        ids, clock = prompt_ids(never, self.tokenizer), MonotonicClock()
+        once, again = (time_repeat(self.engine, ids, 1, clock=clock)[0] for _ in range(2))
+        prefixes = audit_prefixes(self.tokenizer)
+        told = [self.engine.next_logprobs(prefix, AUDIT_TOP) for prefix in prefixes
+                if "next_logprobs" in self.engine.capabilities]  # fmt: skip
+        return {"status": "ok", "audit": {
+            "prefixes": [len(prefix) for prefix in prefixes][: len(told)],
+            "next_ids": [list(found) for found in told],
+            "next_logprobs": [list(found.values()) for found in told],
+            "prompt_s": once.step_ns[0] / 1e9, "again_s": again.step_ns[0] / 1e9,
+        }}  # fmt: skip
+
+    def _check_window(self, window: int) -> None:
+        """Raises: Refused when the model was not trained for the window that is asked."""
+        if window and self.trained and window > self.trained:
+            raise Refused(f"a window of {window} tokens; the model was trained to {self.trained}")
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from llmbench.models.tokenizer import Tokenizer
 from llmbench.record import Point, Repeat
 
 NONCE_TOKENS = 8
+AUDIT_LENGTHS = (1, 4, 12, 32)
 
 PROMPTS = {
     "hello": "Hello",
@@ -36,6 +37,12 @@ def prompt_ids(repeat: Repeat, tokenizer: Tokenizer) -> list[list[int]]:
 def prompt_tokens(prompt: str, tokenizer: Tokenizer) -> int:
     """Length in tokens of a named prompt with its nonce."""
     return NONCE_TOKENS + len(tokenizer.encode(PROMPTS[prompt]))
+
+
+def audit_prefixes(tokenizer: Tokenizer) -> list[list[int]]:
+    """Prefixes of one text, the same for every engine: what comes next is asked after each."""
+    ids = tokenizer.encode(" ".join(PROMPTS.values()))
+    return [ids[:length] for length in AUDIT_LENGTHS if length <= len(ids)]
 
 
 def _nonce(repeat: Repeat, row: int, plain_ids: Sequence[int]) -> list[int]:

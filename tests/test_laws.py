@@ -10,6 +10,8 @@ import pytest
 
 from llmbench import laws
 from llmbench.errors import BadParams
+from llmbench.models.cost import prefill_flops
+from llmbench.models.spec import spec_from_catalog
 
 SIZES = np.round(128 * 2 ** (np.arange(19) / 2)).astype(int)  # half octaves, 128..65536
 PLANTED = {
@@ -67,11 +69,58 @@ def test_n_and_n_log_n_are_not_told_apart_at_5_percent(name, seed):
 
 
 def test_slopes_mislead_and_are_only_reported():
-    """Pure n log n has slope 1.13 over the range: close to a transformer's, and no power law."""
+    """The slope of the upper half of the sizes, where n log n looks even more like a power law."""
     law = law_of(measured(lambda n: 1e-7 * n * np.log2(n), noise=0.001))
     assert law.law == "n log n"
     assert law.exponent.value == pytest.approx(1.105, abs=0.005) and law.exponent.n == 10
     assert law.exponent.low < law.exponent.value < law.exponent.high
+
+
+def slope(costs, sizes) -> float:
+    """Of log costs against log sizes, by least squares."""
+    return np.polyfit(np.log(sizes), np.log(costs), 1)[0]
+
+
+def layers_of(name: str, sizes) -> np.ndarray:
+    """FLOPs of a causal prefill of each size in a known model, without its head."""
+    spec = spec_from_catalog(name)
+    return np.array([prefill_flops(spec, int(n), head_positions=0) for n in sizes], float)
+
+
+def plain_layers(n, width=4096):
+    """24 d^2 n + 2 d n^2: a layer with an MLP of 4 d and no grouped heads, causal."""
+    return 24 * width**2 * n + 2 * width * n**2
+
+
+def n_log_n(n):
+    return n * np.log2(n)
+
+
+OCTAVES = 2.0 ** np.arange(7, 17)  # 128..65536
+HALVES = SIZES.astype(float)
+# The two digits that are told of these slopes (1.13, 1.11, 0.59, 0.36) are those of the ten powers
+# of two. Over the 19 sizes the first two are the same, and the floors give 0.58 and 0.35.
+GOLDEN_SLOPES = [
+    ("n log n", n_log_n, 1.13, 1.130),
+    ("a transformer of width 4096", plain_layers, 1.11, 1.109),
+    ("Llama 2 7B, MLP of 2.69 d", lambda n: layers_of("llama-2-7b", n), 1.11, 1.108),
+    ("n^2 and a floor as high as it at 8K", lambda n: 8192**2 + n**2, 0.59, 0.576),
+    ("n log n and such a floor", lambda n: n_log_n(8192) + n_log_n(n), 0.36, 0.352),
+]
+
+
+@pytest.mark.parametrize(("name", "cost", "octaves", "halves"), GOLDEN_SLOPES)
+def test_golden_slopes_of_one_line_through_everything(name, cost, octaves, halves):
+    """Why no class is claimed from a slope: other laws, and laws with a floor, share one."""
+    assert round(slope(cost(OCTAVES), OCTAVES), 2) == octaves
+    assert round(slope(cost(HALVES), HALVES), 3) == halves
+
+
+def test_golden_slopes_between_two_sizes():
+    """n log n bends so little that every pair of sizes shows some power, near 1 + 1 / ln n."""
+    for first, wanted in ((128, 1.19), (32768, 1.09)):
+        pair = np.array([first, 2 * first], float)
+        assert round(slope(n_log_n(pair), pair), 2) == wanted
 
 
 def test_a_transformer_is_a_mixture_and_its_crossover_known():

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmbench import metrics, store
+from llmbench import metrics, stats, store
 from llmbench.models.cost import prefill_flops
 from llmbench.models.source import find_model
 from llmbench.models.spec import spec_from_config
@@ -197,9 +197,29 @@ def drifting(share: float) -> list[dict]:
 
 
 def test_drift_flags_the_process_run_that_drifts():
-    assert flags(drifting(0.08)) == [("drift",)] * 10 + [()] * 10
+    assert flags(drifting(0.08)) == [("drift", "unsteady")] * 10 + [()] * 10
     assert flags(drifting(0.004)) == [()] * 20  # below 1 %
     assert flags(drifting(0.08)[:5]) == [()] * 5  # too few to tell
+
+
+def stepping(share: float, at: int) -> list[dict]:
+    """Two processes of twenty repeats; the first is slower by `share` from its `at`-th on."""
+    rows = []
+    for run, change in ((0, share), (1, 0.0)):
+        for block in range(20):
+            wiggle = 1 + change * (block >= at) + 0.002 * (block % 3)
+            steps = [int(t * wiggle) for t in record()["raw"]["step_ns"]]
+            rows.append(record(process_run=run, block=block, steps=steps))
+    return rows
+
+
+def test_a_process_that_keeps_no_level_is_labelled_and_may_still_be_claimed():
+    rows = metrics.frame_of(stepping(0.05, 10), ENVIRONMENTS)
+    labelled = rows["flags"].map(lambda flags: "unsteady" in flags)
+    assert labelled.tolist() == [True] * 20 + [False] * 20
+    assert not any("unsteady" in names for names in flags(stepping(0.005, 10)))  # below 1 %
+    assert not any("unsteady" in names for names in flags(stepping(0.05, 1)))  # one odd repeat
+    assert "unsteady" in stats.LABELS
 
 
 def test_order_on_disk_changes_nothing():

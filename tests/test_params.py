@@ -74,6 +74,24 @@ def test_wrong_values(tmp_path, line, expected):
     assert "p.yaml:3" in said or "twice" in said  # a rule over a whole list stands at its study
 
 
+@pytest.mark.parametrize(
+    ("metrics", "named"),
+    [("", "decode_tok_per_s"), ("metrics: [ttft_s, tpot_s]", "tpot_s"),
+     ("metrics: [tpot_s, decode_tok_per_s]", "tpot_s and decode_tok_per_s")],
+)  # fmt: skip
+def test_decoding_is_not_compared_in_answers_of_one_token(tmp_path, metrics, named):
+    text = f"studies:\n  ollama_comparison:\n    output_tokens: 1\n    {metrics}\n"
+    said = faults_of(tmp_path, text)
+    assert f"p.yaml:2: studies.ollama_comparison: metrics names {named}, which" in said
+    assert "output_tokens: 2 or more, or for metrics: [ttft_s]" in said
+
+
+def test_an_answer_of_one_token_has_other_metrics_and_one_of_two_has_all():
+    one = {"output_tokens": 1, "metrics": ["ttft_s", "prefill_tok_per_s", "e2e_s"]}
+    for fields in (one, {"output_tokens": 2}):
+        assert make_study("ollama_comparison", fields).output_tokens == fields["output_tokens"]
+
+
 def test_a_sweep_of_a_billion_cells_is_refused_with_its_size(tmp_path):
     sizes = list(range(1, 2001))
     text = f"studies:\n  scaling:\n    batch_sizes: {sizes}\n    context_lens: {sizes}\n"

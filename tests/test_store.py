@@ -183,7 +183,7 @@ def _line(**fields: object) -> bytes:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 2}, "newer llmbench"),
+        ({"schema_version": 3}, "newer llmbench"),
         ({"schema_version": "1"}, "schema version '1'"),
         ({"schema_version": None}, "schema version None"),
         ({"extra": 1}, "extra"),

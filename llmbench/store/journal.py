@@ -137,7 +137,10 @@ def decode(line: bytes) -> dict[str, Any]:
     fields = orjson.loads(line[:-1])
     del fields["crc"]
     version = fields.get("schema_version")
-    if version != SCHEMA_VERSION:
+    if version == 1:  # before there were comparisons
+        fields.setdefault("audit", None)
+        fields.setdefault("session", "")
+    elif version != SCHEMA_VERSION:
         newer = type(version) is int and version > SCHEMA_VERSION
         raise ValueError(
             f"schema version {version!r}; this llmbench reads {SCHEMA_VERSION}"

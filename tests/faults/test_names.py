@@ -118,7 +118,7 @@ def test_a_journal_that_is_no_file_is_left_alone(kind: str, outputs: Path, elsew
         odd.mkdir()
     told = door(*measure_words(), outputs=outputs, timeout_s=60)  # a FIFO must not block it
     assert told.code == 0, told.err
-    assert "unreadable lines  1" in door("status", "r", outputs=outputs).out
+    assert "unreadable lines: 1" in door("status", "r", outputs=outputs).out
     assert_untouched(elsewhere)
     odd.rmdir() if kind == "a folder" else odd.unlink()
     assert_each_planned_once(outputs, planned_keys())

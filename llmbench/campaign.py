@@ -26,7 +26,13 @@ from llmbench.strict_yaml import dump_yaml
 from llmbench.sweep import check_options
 from llmbench.units import seconds
 
-NOTEBOOK_OF = {"scaling": "02_scaling_study"}  # adding a study: its notebook, and one line here
+NOTEBOOK_OF = {  # adding a study: its notebook, and one line here
+    "model_validation": "01_model_validation",
+    "scaling": "02_scaling_study",
+    "ollama_comparison": "03_ollama_comparison",
+    "attention": "04_attention_study",
+    "context_windows": "05_context_windows",
+}
 STOPPING = {"Held": Held, "StoreFailed": StoreFailed}  # no later notebook could do better
 SETUP, FIGURES, ANALYSIS = "00_setup", "06_report_figures", "07_analysis"
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from llmbench import __version__, checker, figures, findings, metrics, store, tables
 from llmbench.figures import Drawn
-from llmbench.findings import About, Findings, Fit
+from llmbench.findings import About, Findings, Fit, Told
 from llmbench.findings.circumstances import STATUSES
 from llmbench.findings.numbers import CELL, METRICS, count, model_names, quantity
 from llmbench.redact import redact
@@ -39,7 +39,8 @@ DRAWN = {  # what a caption says of what is drawn
     "model loaded": "Dotted: the model is loaded and has done no work yet.",
     **dict.fromkeys(STATUSES, "Crossed out at the upper edge: sizes that failed."),
 }
-PLATES = {
+OTHER_STUDIES = ("model_validation", "ollama_comparison", "attention")  # not of growth
+GROWTH = {
     "prefill_scaling": Plate(
         figures.prefill_scaling, "prefill_s", "How the prefill grows with the prompt.",
         "Both axes are logarithmic."),
@@ -54,6 +55,17 @@ PLATES = {
         figures.distribution, "prefill_s", "How far single repeats scatter.",
         "Points: repeats; bars: median of each process run. A bar far from zero is a process run "
         "that was slower or faster as a whole."),
+}  # fmt: skip
+PLATES = GROWTH | {
+    "ratios": Plate(
+        figures.ratios, "decode_tok_per_s", "How each contender compares with its baseline.",
+        "Bars: 95 % intervals over process runs; above 1 the target is better."),
+    "weights": Plate(
+        figures.weights, "rss_peak_bytes", "How many bytes the weights take in each form.",
+        "As held in memory, scales included."),
+    "attention_share": Plate(
+        figures.attention_share, "prefill_s", "How much of the prefill is attention.",
+        "Found by leaving scores and softmax out of the same model."),
 }  # fmt: skip
 
 
@@ -124,13 +136,20 @@ def write_page(folder: str | Path, runs: Sequence[str | Path] | None = None) -> 
     return folder / "report.html"
 
 
-def plates(frame: pd.DataFrame, fits: Sequence[Fit] | None = None) -> dict[str, Drawn]:
+def plates(
+    frame: pd.DataFrame, fits: Sequence[Fit] | None = None, told: Sequence[Told] | None = None
+) -> dict[str, Drawn]:
     """Every figure of the page that has something to show, by the name of its files.
 
-    `fits` are the laws of `frame` where they are known already, as in `Findings.fits`.
+    `fits` are the laws of `frame`, `told` its comparisons, where they are known already.
     """
-    drawn = {name: plate.draw(frame, fits=fits) if plate.draw is figures.prefill_scaling
-             else plate.draw(frame) for name, plate in PLATES.items()}  # fmt: skip
+    told = findings.comparisons(frame) if told is None else told
+    grown = frame[~frame["study"].isin(OTHER_STUDIES)]
+    drawn = {name: plate.draw(grown, fits=fits) if plate.draw is figures.prefill_scaling
+             else plate.draw(grown) for name, plate in GROWTH.items()}  # fmt: skip
+    drawn["ratios"] = figures.ratios(told)
+    drawn["weights"] = figures.weights(frame)
+    drawn["attention_share"] = figures.attention_share(frame)
     return {name: figure for name, figure in drawn.items() if len(figure.data)}
 
 
@@ -156,15 +175,19 @@ def _gather(folders: Sequence[str | Path]) -> Report:
     runs = [_read(Path(folder), about) for folder, about in zip(folders, abouts, strict=True)]
     frame = runs[0].frame if len(runs) == 1 else metrics.flagged(*(run.part for run in runs))
     found = findings.findings(frame, abouts)
+    told = findings.comparisons(frame, declared=findings.declared(abouts))
     made = {
         "scaling": tables.scaling_table(frame),
+        "validation": tables.validation_table(frame),
+        "comparisons": tables.ratios_table(told),
+        "checks": tables.checks_table(told),
         "laws": tables.laws_table(found.fits),
         "failures": tables.failures_table(frame),
         "flags": tables.flags_table(frame),
     }
     faults = tuple(fault for run in runs for fault in run.faults)
     digest = " ".join(run.digest[:16] for run in runs)
-    shown = tuple(_show(name, drawn) for name, drawn in plates(frame, found.fits).items())
+    shown = tuple(_show(name, drawn) for name, drawn in plates(frame, found.fits, told).items())
     return Report(frame, found, abouts, shown, made, faults, digest)
 
 
@@ -211,8 +234,11 @@ def _alt(plate: Plate, data: pd.DataFrame) -> str:
     """What the figure shows, for people who do not see it."""
     label, unit, _ = METRICS[plate.metric]
     text = f"{plate.lead} Chart of {label.lower()} in {unit}."
+    if "claim" in data:
+        told = [f"{c.claim}: {c.ratio:.2f}" for c in data.head(6).itertuples()]
+        return f"{plate.lead} {'; '.join(told)}."
     if "drawn" not in data:
-        return f"{text} {len(data)} repeats."
+        return f"{text} {len(data)} points."
     medians = data[data["drawn"] == "median"].sort_values("context_len")
     for (series, batch), line in list(medians.groupby(["series", "batch_size"]))[:3]:
         cells = [line.iloc[0], line.iloc[-1]]

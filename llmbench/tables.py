@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from llmbench import store
-from llmbench.findings import Fit
+from llmbench import findings, stats, store
+from llmbench.findings import Fit, Told
 from llmbench.findings.circumstances import FLAGS, STATUSES, lost_sizes
 from llmbench.findings.numbers import (
     CELL,
@@ -19,12 +20,16 @@ from llmbench.findings.numbers import (
     SERIES,
     SERVED,
     engine_names,
+    fixed,
     quantity,
     shown,
     summaries,
 )
+from llmbench.findings.windows import doublings
+from llmbench.pairs import Claim
 from llmbench.units import per_second
 
+TAILS = (0.95, 0.99)
 SHOWN = ("prefill_s", "tpot_s", "decode_tok_per_s", "rss_peak_bytes")
 NOT_ESTIMABLE = EN  # in place of an interval
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would run
@@ -46,6 +51,101 @@ def scaling_table(frame: pd.DataFrame) -> pd.DataFrame:
         values = [_value(cell, metric) for cell in known.itertuples(index=False)]
         table[f"{METRICS[metric].label} ({METRICS[metric].unit})"] = values
     return table.sort_values(list(table.columns[:4]), ignore_index=True)
+
+
+def checks_table(told: Iterable[Told]) -> pd.DataFrame:
+    """A row a pair and check: whether it holds, and what was seen."""
+    states = {True: "holds", False: "FAILS", None: "not recorded"}
+    rows = [{"Target": one.target, "Baseline": one.baseline, "Check": check.name,
+             "Outcome": states[check.passed], "Seen": check.detail}
+            for one in told if one.comparison for check in one.comparison.checks]  # fmt: skip
+    columns = ["Target", "Baseline", "Check", "Outcome", "Seen"]
+    return pd.DataFrame(rows, columns=columns).drop_duplicates(ignore_index=True)
+
+
+def ratios_table(told: Iterable[Told]) -> pd.DataFrame:
+    """A row a claim: ratio, interval, noise floor, verdict; or why it cannot be compared."""
+    columns = ["Target", "Baseline", "Metric", "Model", "Prompt", "Ratio", "95 % interval",
+               "Noise floor", "Process runs", "Blocks", "At least", "Verdict"]  # fmt: skip
+    rows = []
+    for one in told:
+        named = dict.fromkeys(columns, "") | {
+            "Target": one.target, "Baseline": one.baseline, "Metric": METRICS[one.metric].label,
+        }  # fmt: skip
+        claims = one.comparison.claims if one.comparison else ()
+        rows += [named | _claim(claim) for claim in claims]
+        rows += [] if one.comparison else [named | {"Verdict": f"cannot say: {one.why_not}"}]
+    return pd.DataFrame(rows, columns=columns, dtype=object)
+
+
+def _claim(claim: Claim) -> dict[str, Any]:
+    """One claim as a row for people; one that has no ratio says why, and no numbers."""
+    group = dict(claim.group)
+    length = group.get("prompt_tokens")
+    about = {"Model": group.get("model", ""),
+             "Prompt": f"{length:,} tokens" if length else "named texts",
+             "At least": f"{claim.at_least:g}"}  # fmt: skip
+    if math.isnan(claim.ratio):
+        why = "; ".join(check.detail for check in claim.checks if check.passed is False)
+        return about | {"Verdict": f"cannot say: {why}"}
+    floor = claim.noise_floor
+    known = floor is not None and math.isfinite(floor)
+    verdict = claim.verdict or "none: not comparable"
+    return about | {
+        "Ratio": fixed(claim.ratio, 3),
+        "95 % interval": f"{fixed(claim.low, 3)}{EN}{fixed(claim.high, 3)}",
+        "Noise floor": f"{100 * floor:.1f} %" if known else "not known",
+        "Process runs": claim.process_runs, "Blocks": claim.blocks,
+        "Verdict": f"{verdict} (preview)" if claim.preview else verdict,
+    }  # fmt: skip
+
+
+def tails_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row an engine, model and kind of prompt: how long whole answers take in the worst case.
+
+    Percentiles are those of the repeats at hand, and say nothing of others: repeats of one process
+    resemble each other. `within` is a limit that all repeats of so many of all process runs keep,
+    with 99 % confidence. Jitter is the standard deviation of the gaps between tokens.
+    """
+    rows = shown(frame)
+    exact = rows["context_len"].map("{:,} tokens".format)
+    rows = rows.assign(who=engine_names(rows.assign(prompt="")),
+                       asked=exact.where(rows["prompt"] == "exact", "named texts"))  # fmt: skip
+    keys = [name for name in SERIES if name != "prompt"]
+    made = []
+    for _, some in rows.groupby([*keys, "batch_size", "asked"], sort=True, dropna=False):
+        times, first = some["e2e_s"].dropna(), some.iloc[0]
+        worst = some.groupby("process_run")["e2e_s"].max().dropna()
+        gaps = np.concatenate(some["itl_s"].tolist())
+        row = {"Engine": first["who"], "Model": first["model"],
+               "Batch (rows)": first["batch_size"], "Prompt": first["asked"],
+               "Process runs": len(worst), "Repeats": len(times)}  # fmt: skip
+        row |= {f"P{100 * q:.0f} (ms)": _observed(times, q) for q in (0.5, *TAILS)}
+        row |= {f"{100 * q:.0f} % of process runs within (ms)": _limit(worst, q) for q in TAILS}
+        row["Jitter (ms)"] = fixed(1e3 * gaps.std(ddof=1), 2) if len(gaps) > 1 else ""
+        made.append(row)
+    return pd.DataFrame(made)
+
+
+def _observed(times: pd.Series, quantile: float) -> str:
+    """The percentile of these times in ms, where even independent ones would bound it."""
+    found = stats.quantile_interval(times, quantile)
+    return fixed(1e3 * found.value, 1) if found.estimable else found.note
+
+
+def _limit(worst: pd.Series, quantile: float) -> str:
+    bound = stats.tail_bound(worst, quantile)
+    return f"≤ {fixed(1e3 * bound.value, 1)}" if bound.estimable else bound.note
+
+
+def validation_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row a model and quantization: what loaded, in what bytes, and whether it passed."""
+    return findings.validation.validation_table(frame)
+
+
+def windows_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row a doubling of the window: how many times longer it takes to fill it."""
+    return doublings(frame)
 
 
 def laws_table(fits: Iterable[Fit]) -> pd.DataFrame:

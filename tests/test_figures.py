@@ -220,6 +220,16 @@ def test_a_distribution_is_of_deviations_by_process_run():
     assert by_run[2] == pytest.approx(10) and by_run.drop(2).abs().max() < 1e-9
 
 
+def test_a_repeat_far_out_does_not_hide_the_others():
+    frame = synthetic.rows(noise=0.01)
+    frame.loc[3, "prefill_s"] *= 40
+    drawn = figures.distribution(frame)
+    low, high = drawn.figure.axes[0].get_ylim()
+    assert -20 < low < high < 20
+    assert "Triangles: 1 repeat beyond the edge, at up to 3," in drawn.note
+    assert drawn.data["deviation_percent"].max() > 3000  # the table holds it as it is
+
+
 def test_many_repeats_are_thinned_and_it_is_said():
     drawn = figures.distribution(synthetic.rows(blocks=40))
     assert len(drawn.data) <= style.MOST_POINTS < 1920

@@ -151,7 +151,7 @@ def test_it_adapts_to_phone_dark_and_print(text):
 
 
 def test_figures_and_tables_are_written_and_closed(run):
-    for name in page.PLATES:
+    for name in page.GROWTH:
         for kind in ("pdf", "png", "csv"):
             assert (run / "figures" / f"{name}.{kind}").stat().st_size > 100
     for name in ("scaling", "laws", "failures", "flags"):

@@ -14,11 +14,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from llmbench import findings
-from llmbench.figures import parts, style
+from llmbench.figures import contrasts, parts, style
 from llmbench.figures.style import ENGINE_COLOURS as ENGINE_COLOURS
 from llmbench.figures.style import STYLE
-from llmbench.findings import Fit
-from llmbench.findings.numbers import CELL, METRICS, series_names, shown
+from llmbench.findings import Fit, Told
+from llmbench.findings.numbers import CELL, METRICS, count, series_names, shown
 
 SHOWN_PX = 460  # width of a figure in a notebook, whose own letters are about as large then
 MOST_STRIPS = 3  # series in one distribution
@@ -97,11 +97,29 @@ def distribution(frame: pd.DataFrame, metric: str = "prefill_s") -> Drawn:
     label = f"{METRICS[metric].label}, deviation\nfrom the median of its cell (%)"
     with matplotlib.rc_context(STYLE):
         figure, ax = parts.axes("Process run", label)
-        parts.strips(ax, data)
+        far = parts.strips(ax, data)
     notes = [f"{len(data):,} of {len(rows):,} repeats are drawn."] if len(data) < len(rows) else []
+    if len(far):
+        notes.append(f"Triangles: {count(len(far), 'repeat')} beyond the edge, at up to "
+                     f"{far['deviation_percent'].abs().max():,.0f} %.")  # fmt: skip
     if len(names) > MOST_STRIPS:
         notes.append(f"{MOST_STRIPS} of {len(names)} series are drawn.")
     return _drawn(figure, data, " ".join(notes))
+
+
+def ratios(told: Sequence[Told]) -> Drawn:
+    """The ratio of every claim with its interval, the noise floor behind it."""
+    return _drawn(*contrasts.draw_ratios(told))
+
+
+def weights(frame: pd.DataFrame) -> Drawn:
+    """Bytes of the weights as held, of each quantization of each model."""
+    return _drawn(*contrasts.draw_weights(frame))
+
+
+def attention_share(frame: pd.DataFrame) -> Drawn:
+    """Attention's share of the prefill in % against prompt length."""
+    return _drawn(*contrasts.draw_share(frame))
 
 
 def _drawn(figure: Figure, data: pd.DataFrame, note: str = "") -> Drawn:

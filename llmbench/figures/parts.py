@@ -50,6 +50,8 @@ from llmbench.findings.numbers import (
     summary,
 )
 
+LEAST_EDGE = 1.0  # per cent to which a strip reaches at least
+
 
 def axes(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
     """A figure of a column's width with one pair of axes."""
@@ -110,18 +112,27 @@ def _numbered(table: pd.DataFrame) -> dict[str, int]:
     return dict(zip(pairs["series"], pairs.groupby("engine").cumcount(), strict=True))
 
 
-def strips(ax: Axes, data: pd.DataFrame) -> None:
-    """Draw a strip of points and its median for each series and process run."""
+def strips(ax: Axes, data: pd.DataFrame) -> pd.DataFrame:
+    """Draw a strip of points and its median for each series and process run.
+
+    Returns the rows that lie too far out, drawn as triangles at the edge.
+    """
     labels, starts = [], []
+    away = data["deviation_percent"].abs()
+    edge = max(LEAST_EDGE, 3 * away.quantile(0.9)) if len(data) else LEAST_EDGE
+    far = data[away > edge]
     for _, rows in data.groupby("series", sort=True):
         starts.append(len(labels))
         colour = colour_of(rows["engine"].iloc[0])
         for run, mine in rows.groupby("process_run", sort=True):
             at = len(labels)
             spread = np.linspace(-0.28, 0.28, len(mine)) if len(mine) > 1 else np.zeros(1)
-            ax.plot(at + spread, mine["deviation_percent"], ".", color=colour, alpha=0.6,
-                    markersize=5, markeredgewidth=0)  # fmt: skip
-            ax.hlines(mine["deviation_percent"].median(), at - 0.36, at + 0.36, color=colour,
+            values = mine["deviation_percent"].to_numpy()
+            for mark, size, some in ((".", 5, np.abs(values) <= edge), ("^", 4, values > edge),
+                                     ("v", 4, values < -edge)):  # fmt: skip
+                ax.plot((at + spread)[some], values[some].clip(-edge, edge), mark, color=colour,
+                        alpha=0.6, markersize=size, markeredgewidth=0)  # fmt: skip
+            ax.hlines(np.clip(np.median(values), -edge, edge), at - 0.36, at + 0.36, color=colour,
                       linewidth=1.6)  # fmt: skip
             labels.append(str(run))
     if len(starts) > 1:
@@ -132,6 +143,7 @@ def strips(ax: Axes, data: pd.DataFrame) -> None:
     ax.axhline(0, color=INK, linewidth=0.6)
     ax.grid(False, axis="x")
     empty(ax, data)
+    return far
 
 
 def _name_strips(ax: Axes, names: Sequence[str], edges: Sequence[int]) -> None:

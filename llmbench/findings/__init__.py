@@ -14,6 +14,7 @@ import pandas as pd
 from llmbench import laws, metrics, stats
 from llmbench.findings import circumstances
 from llmbench.findings.circumstances import About, about, describe, machine_sentences
+from llmbench.findings.comparisons import ACROSS, Told, comparisons, declared, share_sentences
 from llmbench.findings.numbers import (
     ASKED,
     EN,
@@ -32,11 +33,20 @@ from llmbench.findings.numbers import (
     summary,
     sure,
 )  # fmt: skip
+from llmbench.findings.validation import validation_sentences
+from llmbench.findings.windows import window_sentences
 
-__all__ = ["METRICS", "SERIES", "About", "Findings", "Fit", "Number", "Section", "about",
-           "describe", "findings", "fits", "machine_sentences", "quantity", "read_findings",
-           "series_names", "shown", "summary"]  # fmt: skip
-QUESTIONS = {"scaling": "How does the cost grow with prompt length and batch size?"}
+__all__ = ["METRICS", "SERIES", "About", "Findings", "Fit", "Number", "Section", "Told", "about",
+           "comparisons", "declared", "describe", "findings", "fits", "machine_sentences",
+           "quantity", "read_findings", "series_names", "shown", "summary"]  # fmt: skip
+QUESTIONS = {
+    "model_validation": "Does each model load as asked?",
+    "scaling": "How does the cost grow with prompt length and batch size?",
+    "ollama_comparison": "Is one engine faster than another, on the same weights?",
+    "attention": "What does the attention implementation change?",
+    "context_windows": "What does a filled context window cost?",
+}
+PLACE = ["run", "fingerprint", "study"]
 WORDS = {"prefill_s": "prefill time", "context_len": "prompt length", "^2": "²"}
 
 
@@ -123,19 +133,29 @@ def findings(frame: pd.DataFrame, abouts: Sequence[About] = ()) -> Findings:
         return Findings(question, (nothing,), deferred=deferred, machine=machine)
     usable = shown(frame)
     fitted = fits(frame, "prefill_s")
+    claimed = declared(abouts)
+    own = frame["study"].isin(SECTIONS)  # these studies judge for themselves which rows may speak
+    spoken = pd.concat([usable[~usable["study"].isin(SECTIONS)], frame[own]])
     sections = tuple(
-        _section(rows, key, fitted)
-        for key, rows in usable.groupby(["run", "fingerprint", "study"], sort=True)
+        SECTIONS[key[2]](rows, key, claimed) if key[2] in SECTIONS else _section(rows, key, fitted)
+        for key, rows in sorted(spoken.groupby(PLACE, sort=True), key=_reading_order)
     )
-    answers = [text for section in sections[:3] for text in section.answers]
-    if len(sections) > 3:
-        answers.append(f"{count(len(sections) - 3, 'further section')} below.")
+    answers = [text for section in sections[:5] for text in section.answers]
+    if len(sections) > 5:
+        answers.append(f"{count(len(sections) - 5, 'further section')} below.")
     answers = dict.fromkeys(answers or [_nothing_usable(frame)])
     return Findings(
         question, tuple(answers), sections, circumstances.failures(frame),
         circumstances.excluded(frame), deferred, machine, circumstances.cautions(frame, usable),
         fits=fitted,
     )  # fmt: skip
+
+
+def _reading_order(found: tuple) -> tuple:
+    """Run, machine, then comparisons first: they answer what most people ask."""
+    run, fingerprint, study = found[0]
+    first = ("ollama_comparison", "scaling", "attention", "context_windows", "model_validation")
+    return run, fingerprint, first.index(study) if study in first else len(first), study
 
 
 # -- one run on one machine ------------------------------------------------------------------------
@@ -162,6 +182,45 @@ def _section(rows: pd.DataFrame, key: tuple, fitted: Sequence[Fit]) -> Section:
     place = f"run {run}, machine {fingerprint}"
     first = (*answers[:3], *_missing(rows))
     return Section(_capital(study), place, first, (*answers[3:], *details), tuple(numbers))
+
+
+def _compared(rows: pd.DataFrame, key: tuple, claimed: Mapping[str, Any]) -> Section:
+    """The sentences of every comparison; the first answers, the others are details."""
+    run, fingerprint, study = key
+    told = comparisons(rows, declared=claimed)
+    sentences = [text for one in told for text in one.sentences]
+    sentences += share_sentences(rows) if study == "attention" else []
+    answers = sentences or ["Nothing was compared: no engine was measured twice (A/A pair)."]
+    if study == "attention" and told and told[0].comparison:
+        answers.insert(0, answers.pop(len(told[0].sentences) - 1))  # the longest prompt answers
+    most = 1 if study == "attention" else 3
+    place = f"run {run}, machine {fingerprint}"
+    return Section(_capital(study.replace("_", " ")), place, tuple(answers[:most]),
+                   tuple(answers[most:]))  # fmt: skip
+
+
+def _windows(rows: pd.DataFrame, key: tuple, claimed: Mapping[str, Any]) -> Section:
+    """What filling each window costs."""
+    run, fingerprint, _ = key
+    told = window_sentences(rows) or ["No window was measured twice as large as another."]
+    place = f"run {run}, machine {fingerprint}"
+    return Section("Context windows", place, tuple(told[-1:]), tuple(told[:-1]))
+
+
+def _validated(rows: pd.DataFrame, key: tuple, claimed: Mapping[str, Any]) -> Section:
+    """What loaded as asked."""
+    run, fingerprint, _ = key
+    told = validation_sentences(rows)
+    place = f"run {run}, machine {fingerprint}"
+    return Section("Model validation", place, tuple(told[:1]), tuple(told[1:]))
+
+
+SECTIONS = {
+    "model_validation": _validated,
+    "ollama_comparison": _compared,
+    "attention": _compared,
+    "context_windows": _windows,
+}
 
 
 def _missing(rows: pd.DataFrame) -> list[str]:
@@ -214,7 +273,7 @@ def _growth(fit: Fit | None) -> list[str]:
 
 def fits(frame: pd.DataFrame, metric: str) -> tuple[Fit, ...]:
     """The law of `metric` over prompt length of each series, from rows that may carry a claim."""
-    rows = shown(frame)
+    rows = shown(frame[~frame["study"].isin([*ACROSS, "model_validation"])])
     rows = rows[~rows["preview"].astype(bool) & (rows[metric] > 0)]
     found = []
     for key, series in list(rows.groupby(SERIES, sort=True))[:MOST]:
@@ -271,7 +330,8 @@ def _memory(found: Mapping[str, pd.DataFrame]) -> list[str]:
 def _numbers(found: Mapping[str, pd.DataFrame], who: str) -> list[Number]:
     """The key numbers of a series, each at its typical cell; `who` is said before the cell."""
     numbers = []
-    for metric in ("prefill_s", "decode_tok_per_s", "ttft_s", "rss_peak_bytes"):
+    first = "ttft_s" if found["prefill_s"].empty else "prefill_s"  # nearly the same in one process
+    for metric in (first, "decode_tok_per_s", "rss_peak_bytes"):
         cell = _typical(found[metric])
         if cell is not None:
             value, interval = quantity(cell.median, cell.low, cell.high, metric)

@@ -19,6 +19,7 @@ FLAGS = {
     "short": "fewer tokens than asked",
     "incorrect": "the output differs from the other repeats or the reference",
     "drift": "the machine became faster or slower over the run",
+    "unsteady": "its process changed its speed and kept no level",
     "throttled": "the clock was lowered by heat or power",
     "contaminated": "other programs used the machine",
     "duplicate": "the same repeat is stored more than once",
@@ -88,7 +89,8 @@ def _failure(key: tuple, rows: pd.DataFrame) -> str:
 def excluded(frame: pd.DataFrame) -> tuple[str, ...]:
     """One sentence a flag that keeps rows out: how many measured repeats carry it, and why."""
     ok = frame[frame["status"] == "ok"]
-    counts = ok["flags"].explode().dropna().value_counts().drop("preview", errors="ignore")
+    counts = ok["flags"].explode().dropna().value_counts()
+    counts = counts.drop(list(stats.LABELS), errors="ignore")
     return tuple(f"{count(number, 'repeat')} of {len(ok):,} flagged {flag}: "
                  f"{FLAGS.get(flag, 'see the records')}; kept, and in no claim."
                  for flag, number in counts.sort_index().items())  # fmt: skip
@@ -155,7 +157,16 @@ def cautions(frame: pd.DataFrame, usable: pd.DataFrame) -> tuple[str, ...]:
     if preview:
         part = "" if preview == len(usable) else f"{preview:,} of {len(usable):,} repeats have "
         lines.append(f"Preview: {part}too few process runs or blocks for a claim.")
-    return (*lines, *_unstable(usable))
+    return (*lines, *_levels(usable), *_unstable(usable))
+
+
+def _levels(usable: pd.DataFrame) -> list[str]:
+    """How many processes changed their speed for good."""
+    process = ["run", "fingerprint", "process_run", "child"]
+    unsteady = usable["flags"].map(lambda flags: "unsteady" in flags).astype(bool)
+    lost, all_of_them = (rows.groupby(process).ngroups for rows in (usable[unsteady], usable))
+    return [f"No steady state: {lost:,} of {all_of_them:,} processes changed their speed by 1 % or "
+            "more and stayed there."] if lost else []  # fmt: skip
 
 
 def _unstable(usable: pd.DataFrame) -> list[str]:

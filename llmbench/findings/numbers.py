@@ -19,8 +19,9 @@ CELL = [*SERIES, "batch_size", "context_len"]  # rows that may be summarised tog
 OTHERS = [name for name in SERIES if name not in ("engine", "model")]
 EN = "\N{EN DASH}"
 MOST = 12  # sentences or fits of one kind before the rest is only counted
-TOLD_BY = {"model_sha256": "model", "fingerprint": "run", "impl": "engine",
-           "attention_impl": "engine"}  # fmt: skip
+TOLD_BY = {"model_sha256": ["model"], "fingerprint": ["run"], "impl": ["engine"],
+           "attention_impl": ["engine"],
+           "options": ["engine", "attention_impl", "weight_format"]}  # fmt: skip
 AFFIXES = {"threads": ("", " threads"), "output_tokens": ("", " tokens out"), "seed": ("seed ", ""),
            "fingerprint": ("machine ", ""), "model_sha256": ("sha256 ", "")}  # fmt: skip
 
@@ -36,6 +37,7 @@ class Metric(NamedTuple):
 METRICS = {
     "prefill_s": Metric("Prefill time", "ms", 1e3),
     "ttft_s": Metric("Time to first token", "ms", 1e3),
+    "e2e_s": Metric("Time of the whole answer", "ms", 1e3),
     "tpot_s": Metric("Decode time per token", "ms", 1e3),
     "decode_tok_per_s": Metric("Decode rate", "tok/s", 1.0),
     "prefill_tok_per_s": Metric("Prefill rate", "tok/s", 1.0),
@@ -48,7 +50,8 @@ METRICS = {
 
 def shown(frame: pd.DataFrame) -> pd.DataFrame:
     """Rows that may be drawn: `ok` and unflagged but for `preview`, which is said where shown."""
-    rows = stats.claimable(frame).copy()
+    rows = stats.claimable(frame)
+    rows = rows[~rows["twin"].astype(bool)].copy() if "twin" in rows else rows.copy()
     for name in SERVED:
         rows[name] = rows[name].astype(object).where(rows[name].notna(), "")
     return rows
@@ -61,7 +64,8 @@ def summary(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 def summaries(frame: pd.DataFrame, metrics: Sequence[str]) -> dict[str, pd.DataFrame]:
     """The `summary` of each of `metrics`; the cells of the rows are looked for once."""
-    rows = shown(frame[[*CELL, "process_run", "child", "status", "flags", *metrics]])
+    needed = [*CELL, "process_run", "child", "twin", "status", "flags", *metrics]
+    rows = shown(frame[[name for name in dict.fromkeys(needed) if name in frame]])
     rows["cell"] = rows.groupby(CELL, dropna=False).ngroup()  # numbered in the cells' order
     cells = rows.drop_duplicates("cell").set_index("cell")[CELL]
     used = ["cell", *stats.UNIT, "status", "flags"]

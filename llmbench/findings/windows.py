@@ -1,0 +1,98 @@
+"""What a context window costs: time per doubling, memory per token beside the KV arithmetic."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from llmbench import stats
+from llmbench.findings.numbers import EN, SERIES, count, engine_names, fixed, shown
+from llmbench.stats import Interval
+from llmbench.units import nbytes
+
+LINE = [*SERIES, "batch_size"]  # windows of one line differ in nothing but their size
+COLUMNS = ["Engine", "Model", "Batch (rows)", "Window (tokens)", "Doubling", "Time",
+           "95 % interval", "Process runs"]  # fmt: skip
+
+
+class Line(NamedTuple):
+    """Who filled the windows, as people read it, and its rows."""
+
+    engine: str
+    model: str
+    batch_size: int
+    rows: pd.DataFrame
+
+
+def doublings(frame: pd.DataFrame, metric: str = "prefill_s") -> pd.DataFrame:
+    """How many times longer each doubled window takes: a row a pair of windows, `COLUMNS`.
+
+    The ratio is taken within each process run; median and exact interval over process runs.
+    """
+    made = []
+    for line in _lines(frame):
+        taken = _of_process_runs(line.rows, metric)
+        for window in (w for w in taken if w / 2 in taken):
+            ratio = stats.median_interval((taken[window] / taken[window / 2]).dropna())
+            if ratio.n:
+                ends = f"{fixed(ratio.low, 2)}{EN}{fixed(ratio.high, 2)}" if ratio.estimable else EN
+                made.append((line.engine, line.model, line.batch_size, window,
+                             f"{window // 2:,} → {window:,}", f"x {fixed(ratio.value, 2)}", ends,
+                             ratio.n))  # fmt: skip
+    return pd.DataFrame(made, columns=COLUMNS)
+
+
+def window_sentences(frame: pd.DataFrame) -> list[str]:
+    """Time a doubling and memory a token, in words."""
+    told = []
+    for row in doublings(frame).itertuples(index=False):
+        told.append(f"{row[1]} with {row[0]}: filling a window of twice the size, {row[4]} tokens, "
+                    f"takes {row[5].removeprefix('x ')} times as long ({_sure(row[6])}, "
+                    f"{count(row[7], 'process run')}).")  # fmt: skip
+    return [*told, *_memory(frame)]
+
+
+def _lines(frame: pd.DataFrame) -> Iterator[Line]:
+    """Each series and batch size of the study by itself: no two runs or machines are mixed."""
+    rows = shown(frame)
+    rows = rows[rows["study"] == "context_windows"]
+    names = engine_names(rows)
+    for _, line in rows.groupby(LINE, sort=True, dropna=False):
+        first = line.iloc[0]
+        yield Line(names[line.index[0]], first["model"], int(first["batch_size"]), line)
+
+
+def _of_process_runs(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Medians of `metric`: a row a process run, a column a window."""
+    return rows.pivot_table(index="process_run", columns="window", values=metric, aggfunc="median")
+
+
+def _sure(interval: str) -> str:
+    return "no interval" if interval == EN else f"95 % interval {interval}"
+
+
+def _memory(frame: pd.DataFrame) -> list[str]:
+    """Bytes that each further token of a window adds to the peak, beside its keys and values."""
+    told = []
+    for line in _lines(frame):
+        peaks = _of_process_runs(line.rows, "rss_peak_bytes").dropna()
+        if len(peaks.columns) < 2 or peaks.empty:
+            continue
+        fitted = np.polyfit(peaks.columns.to_numpy(float), peaks.to_numpy(float).T, 1)
+        slope, base = (stats.median_interval(values) for values in fitted)
+        kv = 1000 * line.rows["kv_bytes_per_token"].median() * line.batch_size
+        beside = f"; its keys and values alone are {nbytes(kv)}" if np.isfinite(kv) else ""
+        told.append(f"{line.model} with {line.engine}: the peak of resident memory grows by "
+                    f"{_each_thousand(slope)} for each 1,000 tokens of a window, from "
+                    f"{nbytes(max(0.0, base.value))} (a straight line through "
+                    f"{len(peaks.columns)} windows, {count(slope.n, 'process run')})"
+                    f"{beside}.")  # fmt: skip
+    return told
+
+
+def _each_thousand(slope: Interval) -> str:
+    """'28.6 MiB (95 % interval 28.1-29.0 MiB)', from bytes a token."""
+    value, low, high = (nbytes(max(0.0, 1000 * v)) if np.isfinite(v) else ""
+                        for v in (slope.value, slope.low, slope.high))  # fmt: skip
+    return f"{value} ({f'95 % interval {low}{EN}{high}' if slope.estimable else 'no interval'})"

@@ -12,16 +12,17 @@ from llmbench import store
 
 pytestmark = pytest.mark.slow  # each notebook wakes a kernel
 FOLDER = Path(__file__).parent.parent / "notebooks"
-CHOSEN = {"00_setup": "threads: 1", "02_scaling_study": """
-engines: [fake]
-engine_options: {fake: {law: n, unit_s: 1.0e-5, oom_above: 60}}
-batch_sizes: [1, 2]
-context_lens: [8, 16, 40]
-process_runs: 1
-blocks: 1
-threads: 1
-output_tokens: 2
-"""}  # fmt: skip
+SMALL = "{run_id: t, process_runs: 1, blocks: 1, warmups: 0, threads: 1, output_tokens: 2}"
+CHOSEN = {
+    "00_setup": "{run_id: t, threads: 1}",
+    "01_model_validation": f"{SMALL[:-1]}, quantizations: [none]}}",
+    "02_scaling_study": f"""{SMALL[:-1]}, engines: [fake], batch_sizes: [1, 2],
+        engine_options: {{fake: {{law: n, unit_s: 1.0e-5, oom_above: 60}}}},
+        context_lens: [8, 16, 40]}}""",
+    "03_ollama_comparison": f"{SMALL[:-1]}, prompts: [hello]}}",
+    "04_attention_study": f"{SMALL[:-1]}, context_lens: [16]}}",
+    "05_context_windows": f"{SMALL[:-1]}, context_lens: [16]}}",
+}  # what is asked of a study; the others only read what these measured
 NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("*.ipynb"))  # the order in which they are read
 
 
@@ -30,7 +31,6 @@ def papermill(name: str, folder: Path) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "papermill", str(FOLDER / f"{name}.ipynb"),
                str(folder / f"{name}.ipynb"), "--kernel", "python3", "--no-progress-bar",
                "--parameters_yaml", CHOSEN.get(name, "run_ids: [t]")]  # fmt: skip
-    command += ["-p", "run_id", "t"] if name in CHOSEN else []
     known = {k: v for k, v in os.environ.items() if not k.startswith("LLMBENCH_")}
     return subprocess.run(
         command, cwd=folder, env=known | {"LLMBENCH_OUTPUTS": str(folder / "outputs")},
@@ -39,17 +39,16 @@ def papermill(name: str, folder: Path) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="module")
-def executed(tmp_path_factory) -> tuple[Path, dict[str, subprocess.CompletedProcess]]:
-    """The folder of executed copies, and how each command ended."""
-    folder = tmp_path_factory.mktemp("plain")
-    return folder, {name: papermill(name, folder) for name in NOTEBOOKS}
+def folder(tmp_path_factory) -> Path:
+    """Where the executed copies and the run lie; filled in the order of reading."""
+    return tmp_path_factory.mktemp("plain")
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_a_notebook_runs_to_its_end_mark(executed, name):
-    folder, ended = executed
-    assert ended[name].returncode == 0, ended[name].stderr[-3000:]
-    assert "unknown parameter" not in ended[name].stderr
+def test_a_notebook_runs_to_its_end_mark(folder, name):
+    ended = papermill(name, folder)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert "unknown parameter" not in ended.stderr
     cells = json.loads((folder / f"{name}.ipynb").read_text())["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     assert all(cell["execution_count"] for cell in code)
@@ -57,16 +56,23 @@ def test_a_notebook_runs_to_its_end_mark(executed, name):
     assert any(line.startswith("complete:") for line in told)
 
 
-def test_what_was_asked_is_in_the_records(executed):
-    folder, _ = executed
+def test_what_was_asked_is_in_the_records(folder):
     rows, faults = store.read_rows(folder / "outputs" / "t")
     assert not faults
     rows = [row for row in rows if row["repeat"] == 0]  # others followed a disturbed one
-    assert sorted(row["status"] for row in rows) == ["ok"] * 5 + ["oom"]
-    assert {row["point"]["engine"] for row in rows} == {"fake"}
+    engines = {}
+    for row in rows:
+        engines.setdefault(row["point"]["study"], set()).add(row["point"]["engine"])
+    assert engines == {
+        "model_validation": {"transformers"}, "scaling": {"fake"},
+        "ollama_comparison": {"edge", "transformers"}, "attention": {"edge"},
+        "context_windows": {"transformers"},
+    }  # fmt: skip
+    scaling = [row["status"] for row in rows if row["point"]["study"] == "scaling"]
+    assert sorted(scaling) == ["ok"] * 5 + ["oom"]
 
 
-def test_the_repository_is_left_as_it_was(executed):
+def test_the_repository_is_left_as_it_was():
     for path in FOLDER.glob("*.ipynb"):
         cells = json.loads(path.read_text())["cells"]
         assert not any(cell.get("outputs") for cell in cells)

@@ -19,7 +19,9 @@ import pytest
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
 SOURCE = Path(__file__).parents[2] / "notebooks"
-FIGURES = {"00_setup": 0, "02_scaling_study": 4, "06_report_figures": 4, "07_analysis": 0}
+FIGURES = {"00_setup": 0, "01_model_validation": 1, "02_scaling_study": 4,
+           "03_ollama_comparison": 2, "04_attention_study": 2, "05_context_windows": 2,
+           "06_report_figures": 4, "07_analysis": 0}  # at least  # fmt: skip
 SMALL = {  # in the parameters cells of the copies
     "00_setup": {"threads": 1},
     "02_scaling_study": {
@@ -27,6 +29,14 @@ SMALL = {  # in the parameters cells of the copies
         "engine_options": {"fake": {"law": "n", "unit_s": 1e-5, "oom_above": 100}},
         "process_runs": 2, "threads": 1, "output_tokens": 3,
     },
+    "01_model_validation": {"quantizations": ["none", "int8"], "process_runs": 1, "blocks": 1,
+                            "threads": 1, "output_tokens": 3},
+    "03_ollama_comparison": {"process_runs": 2, "blocks": 2, "prompts": ["hello"], "threads": 1,
+                             "output_tokens": 4},
+    "04_attention_study": {"context_lens": [32, 64], "process_runs": 2, "threads": 1,
+                           "output_tokens": 2},
+    "05_context_windows": {"context_lens": [64, 128, 2048], "process_runs": 2, "threads": 1,
+                           "output_tokens": 3},
 }  # fmt: skip
 TOKEN = "a-token-of-this-test"
 SETTINGS = {  # quiet, and with every cell in the page, seen or not

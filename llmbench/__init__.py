@@ -20,10 +20,13 @@ _FACADE = {
     "report": "llmbench.page:write_page",
     "read": "llmbench.metrics:read",
     "scaling": "llmbench.laws:scaling",
+    "compare": "llmbench.pairs:compare",
     "check": "llmbench.checker:check",
     "merge": "llmbench.store:merge",
     "doctor": "llmbench.diagnosis:doctor",
     "predict": "llmbench.models.predict:predict",
+    "generate": "llmbench.trial:generate",
+    "validate": "llmbench.validation:validate",
     "load": "llmbench.engines.loaded:load",
 }
 

@@ -78,6 +78,8 @@ def test_plan_status_check_and_report_of_a_run(llmbench, tmp_path):
     llmbench("measure", "scaling", *FAKE, "--run-id", "r")
     told = json.loads(llmbench("status", "r", "--json").stdout)
     assert told["studies"]["scaling"] == {"planned": 2, "left": 0, "ok": 2}
+    said = llmbench("status", "r").stdout
+    assert "2 ok of 2 planned, 0 left" in said and "{" not in said
     assert "no faults found" in llmbench("check", "r").stdout
     page = llmbench("report", "r").stdout.strip()
     assert page.endswith("report.html")
@@ -94,6 +96,12 @@ def test_merge_of_a_run_into_another(llmbench, tmp_path):
     llmbench("merge", "r", "--into", "both")
     rows = store.read_rows(tmp_path / "both")[0]
     assert sum(row["repeat"] == 0 for row in rows) == 2  # others followed a disturbed one
+    assert "one of the runs to merge" in llmbench("merge", "r", "--into", "r", code=2).stderr
+
+
+def test_the_help_of_measure_lists_a_studys_fields(llmbench):
+    assert "--context-lens" in llmbench("measure", "scaling", "--help").stdout
+    assert "measure attention --help" in llmbench("measure", "--help").stdout
 
 
 def test_unknown_runs_and_names_that_lead_out_are_refused(llmbench):

@@ -1,16 +1,15 @@
 """The commands. Data goes to stdout, a table or one JSON document; progress and logs to stderr."""
 
-import json
 import os
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
 import llmbench
+from llmbench.cli import show
 from llmbench.errors import BadParams, CannotSay, Held, LlmbenchError, Missing, StudyFailed
 
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
@@ -57,7 +56,22 @@ def run(
         )
 
 
+class OfStudy(click.Command):
+    """`measure STUDY --help` also lists the fields of that study."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        context.meta["words"] = list(args)
+        return super().parse_args(context, args)
+
+    def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        from llmbench.cli.fields import described
+
+        with formatter.section("Fields"):
+            formatter.write_dl(described(context.meta["words"]))
+
+
 @commands.command(
+    cls=OfStudy,
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     short_help="Run one study without a notebook.",
 )
@@ -77,14 +91,15 @@ def measure(
     llmbench measure scaling --models builtin:tiny --batch-sizes 1 4 --context-lens 128 256 512
     llmbench measure params/demo.yaml --only scaling
     """
+    from llmbench.cli.fields import one_study
     from llmbench.sweep import measure_study
 
-    name, chosen = _one_study(study, only, context.args)
+    name, chosen = one_study(study, only, context.args)
     done = measure_study(name, chosen, shard=shard, outputs=outputs)
     facts = {"run_id": done.run_id, "folder": str(done.folder), "study": name,
              "planned": done.planned, "settled": done.settled, "measured": done.measured,
              "deferred": done.deferred, "statuses": done.statuses}  # fmt: skip
-    _show(facts, as_json)
+    show.facts(facts, as_json)
     _judge_measured(done)
 
 
@@ -102,9 +117,9 @@ def plan(params: Path, overrides: tuple[str, ...], outputs: Path | None, as_json
         check_options(study)
     outlook = llmbench.plan(params, overrides, outputs)
     if as_json:
-        _print_json(outlook.facts())
+        show.document(outlook.facts())
         return
-    _table(outlook.table())
+    show.table(outlook.table())
     for line in outlook.sentences():
         click.echo(line)
 
@@ -120,13 +135,13 @@ def status(run: str | None, outputs: Path | None, as_json: bool) -> None:
     runs = [_folder(run, outputs)] if run else store.all_runs(outputs)
     facts = [llmbench.status(folder) for folder in runs]
     if as_json:
-        _print_json(facts[0] if run else facts)
+        show.document(facts[0] if run else facts)
     elif not facts:
         click.echo("no runs yet; `make demo` makes one")
     else:
         for number, fact in enumerate(facts):
             click.echo(nl=bool(number))
-            _show(fact, as_json=False)
+            show.status(fact)
 
 
 @commands.command()
@@ -151,15 +166,47 @@ def scaling(run: str, x: str, y: str, outputs: Path | None, as_json: bool) -> No
     frame = llmbench.read(_folder(run, outputs))
     found = laws_by_group(frame, x=x, y=y)
     if as_json:
-        _print_json([group | {"law": law.facts()} for group, law in found])
+        show.document([group | {"law": law.facts()} for group, law in found])
     for group, law in [] if as_json else found:
         name = ", ".join(f"{k} {v}" for k, v in group.items())
         click.echo(f"{name}\n  {law.sentence}")
         for reason in law.reasons:
             click.echo(f"  - {reason}")
-        _table(law.evidence)
+        show.table(law.evidence)
     if not found or all(law.law == "inconclusive" for _, law in found):
         raise CannotSay("no law can be claimed from this run", why="see the reasons above")
+
+
+@commands.command()
+@click.argument("run")
+@click.option("--target", required=True, help="Who is to be judged.")
+@click.option("--baseline", required=True, help="Whom it is compared with.")
+@click.option("--metric", "metrics", multiple=True, default=["decode_tok_per_s"], show_default=True,
+              help="Column of costs or rates; may be given several times.")  # fmt: skip
+@click.option("--at-least", type=float, default=1.0, show_default=True, help="The ratio asked for.")
+@click.option(
+    "--by", default="engine", show_default=True, help="Column that names who is compared."
+)
+@outputs_option
+@as_json
+def compare(
+    run: str, target: str, baseline: str, metrics: tuple[str, ...], at_least: float, by: str,
+    outputs: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Whether TARGET is better than BASELINE on the same weights, by how much, how surely.
+
+    Exit codes: 0 yes · 1 no · 4 inconclusive or not comparable.
+    """
+    frame = llmbench.read(_folder(run, outputs))
+    found = llmbench.compare(frame, target, baseline, metrics, at_least, by=by)
+    if as_json:
+        show.document(found.facts())
+    if not as_json:
+        show.claims(found)
+    if found.verdict == "no":
+        raise StudyFailed(f"{target} is not at least {at_least:g} times {baseline}", kept="the run")
+    if found.verdict != "yes":
+        raise CannotSay(f"no verdict on {target} and {baseline}", why=found.sentence)
 
 
 @commands.command()
@@ -167,10 +214,10 @@ def scaling(run: str, x: str, y: str, outputs: Path | None, as_json: bool) -> No
 @outputs_option
 @as_json
 def check(runs: tuple[str, ...], outputs: Path | None, as_json: bool) -> None:
-    """Schema, identities, duplicates, mixed circumstances, impossible numbers; exit 1 if any."""
+    """What may not enter a figure: from broken lines to a stale report; exit 1 if there is any."""
     found = llmbench.check(*(_folder(run, outputs) for run in runs))
     if as_json:
-        _print_json([vars(finding) | {} for finding in found])
+        show.document([vars(finding) | {} for finding in found])
     for finding in [] if as_json else found:
         click.echo(f"{finding.run}: {finding.rule}: {finding.what}\n  mend: {finding.how}")
     if found:
@@ -188,9 +235,83 @@ def merge(runs: tuple[str, ...], into: str, outputs: Path | None, as_json: bool)
     from llmbench import store
 
     sources = [_folder(run, outputs) for run in runs]
+    if store.run_folder(into, outputs).resolve() in [source.resolve() for source in sources]:
+        raise BadParams(f"--into {into} is one of the runs to merge", how="name a new run")
     target = store.create_run(into, outputs)
     merged = llmbench.merge(sources, target)
-    _show(vars(merged) | {"into": str(target)}, as_json)
+    show.facts(vars(merged) | {"into": str(target)}, as_json)
+
+
+@commands.command()
+@click.argument("model")
+@click.option("--engine", default="edge", show_default=True, help="Who generates.")
+@click.option("--impl", help="Which code of the engine (edge: reference).")
+@click.option("--prompt", help="The text to go on with.")
+@click.option(
+    "--document", type=click.Path(path_type=Path), help="A file whose text is the prompt."
+)
+@click.option("--tokens", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), help="Default: physical cores, at most 8.")
+@click.option("--device", default="cpu", show_default=True)
+@as_json
+def generate(
+    model: str, engine: str, impl: str | None, prompt: str | None, document: Path | None,
+    tokens: int, threads: int | None, device: str, as_json: bool,
+) -> None:  # fmt: skip
+    """A first try of MODEL: the text as it comes, then what it took.
+
+    \b
+    llmbench generate builtin:tiny --prompt "def read_lines(path):"
+    """
+    from llmbench.trial import PROMPT, prompt_from
+
+    if prompt is not None and document is not None:
+        raise click.UsageError("--prompt and --document: give one of them")
+    text = prompt_from(document) if document else PROMPT if prompt is None else prompt
+    given = {"impl": impl, "threads": threads}
+    told = (lambda piece: None) if as_json else show.stream(text)
+    tried = llmbench.generate(model, text, engine=engine, tokens=tokens, device=device, show=told,
+                              **{k: v for k, v in given.items() if v is not None})  # fmt: skip
+    show.trial(tried, as_json)
+    if not tried.complete:
+        raise click.Abort
+
+
+@commands.command()
+@click.argument("name", required=False)
+@as_json
+def models(name: str | None, as_json: bool) -> None:
+    """The catalog with predicted memory on this machine; with NAME that model's card."""
+    from llmbench.models import cards
+
+    rows = cards.models(name)
+    if as_json:
+        show.document(rows)
+    elif name:
+        show.facts({key: value for key, value in show.card_lines(rows[0])}, as_json=False)
+    else:
+        show.table([show.catalog_row(row) for row in rows])
+
+
+@commands.command()
+@click.argument("models", nargs=-1)
+@click.option("--quantization", help="none, bfloat16, float16, int8 or nf4; default: all but one.")
+@click.option("--output-dir", type=click.Path(path_type=Path), help="Where the two files go.")
+@outputs_option
+@as_json
+def validate(
+    models: tuple[str, ...], quantization: str | None, output_dir: Path | None,
+    outputs: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Whether MODELS load as asked: time, memory, quantization proved by the layers, generation."""
+    found = llmbench.validate(list(models), quantization, output_dir, outputs)
+    if as_json:
+        show.document({"passed": found.passed, "models": found.rows, "files": list(found.files)})
+    else:
+        click.echo(found.files[1].read_text(encoding="utf-8"))
+        click.echo("\n".join(map(str, found.files)))
+    if not found.passed:
+        raise StudyFailed("a model did not load as asked", kept=f"the records in {found.folder}")
 
 
 @commands.command()
@@ -200,12 +321,12 @@ def doctor(probe: bool, as_json: bool) -> None:
     """What this machine can do, what is missing, how to get it."""
     findings = llmbench.doctor(probe=probe)
     if as_json:
-        _print_json([vars(finding) for finding in findings])
+        show.document([vars(finding) for finding in findings])
         return
     marks = {"ok": "ok", "missing": "missing", "warning": "warning"}
     rows = [{"": marks[f.state], "what": f.subject, "detail": f.detail, "remedy": f.remedy}
             for f in findings]  # fmt: skip
-    _table(rows)
+    show.table(rows)
 
 
 def main() -> None:
@@ -230,50 +351,6 @@ def _terminated(number: int, frame: Any) -> None:
     raise Held("ended by SIGTERM", kept="every finished repeat", how="the same command again")
 
 
-def _one_study(text: str, only: str | None, words: list[str]) -> tuple[str, Any]:
-    """The study that `measure` was asked for, from a params file or from its options."""
-    from llmbench.params import load_params, make_study, study_kind
-
-    if not text.endswith((".yaml", ".yml")):
-        return text, make_study(text, _fields(study_kind(text), words))
-    if words:
-        raise BadParams(f"{words[0]}: fields stand in {text}", how="change them there")
-    studies = load_params(text).chosen
-    name = only or (next(iter(studies)) if len(studies) == 1 else "")
-    if name not in studies:
-        raise BadParams(f"--only {only}: {text} has {', '.join(studies)}", how="choose one of them")
-    return name, studies[name]
-
-
-def _fields(kind: Any, words: list[str]) -> dict[str, Any]:
-    """['--batch-sizes', '1', '4'] → {'batch_sizes': [1, 4]}; values are read as YAML."""
-    from llmbench.strict_yaml import parse_value
-
-    fields: dict[str, list[str]] = {}
-    name = ""
-    for word in words:
-        if word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            name = name.replace("-", "_")
-            fields[name] = [value] if equals else []
-        elif name:
-            fields[name].append(word)
-        else:
-            raise BadParams(f"{word!r}: expected --FIELD VALUE", how="llmbench measure --help")
-    known = kind.model_fields
-    lists = {n for n in fields if n in known and "list" in str(known[n].annotation)}
-    values = {n: [parse_value(v, f"--{n}") for v in given] for n, given in fields.items()}
-    for name, given in values.items():
-        if name not in lists and len(given) != 1:
-            raise BadParams(f"--{name} takes one value, got {len(given)}")
-    return {n: given if n in lists and not _one_list(given) else given[0]
-            for n, given in values.items()}  # fmt: skip
-
-
-def _one_list(given: list[Any]) -> bool:
-    return len(given) == 1 and isinstance(given[0], list)
-
-
 def _judge_measured(done: Any) -> None:
     """Raises: StudyFailed or Missing when what was measured is no success."""
     left = done.planned - done.settled - done.deferred
@@ -294,49 +371,3 @@ def _folder(run: str, outputs: Path | None) -> Path:
     if os.sep in run and (Path(run) / "records").is_dir():
         return Path(run)
     return store.chosen_runs([run], outputs)[0]
-
-
-def _show(facts: dict[str, Any], as_json: bool) -> None:
-    """One fact a line, or the whole as JSON."""
-    if as_json:
-        _print_json(facts)
-        return
-    width = max(len(name) for name in facts)
-    for name, value in facts.items():
-        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-        click.echo(f"{name.replace('_', ' '):<{width}}  {text}")
-
-
-def _table(rows: Any) -> None:
-    """A table for people, as wide as it needs to be when stdout is no terminal."""
-    from rich.console import Console
-    from rich.table import Table
-
-    records = rows.to_dict("records") if hasattr(rows, "to_dict") else rows
-    table = Table(
-        *(str(name) for name in (records[0] if records else {})), box=None, pad_edge=False
-    )
-    for record in records:
-        table.add_row(*(_cell(value) for value in record.values()))
-    width = None if sys.stdout.isatty() else 200
-    Console(width=width, highlight=False, markup=False).print(table)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return "—" if value != value else f"{value:.4g}"
-    return str(value)
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2, default=_plain, allow_nan=False))
-
-
-def _plain(value: Any) -> Any:
-    for kind, convert in _PLAIN:
-        if isinstance(value, kind):
-            return convert(value)
-    return value.item() if hasattr(value, "item") else str(value)
-
-
-_PLAIN: list[tuple[Any, Callable[[Any], Any]]] = [(Path, str), ((tuple, set, frozenset), list)]

@@ -21,6 +21,7 @@ import pandas as pd
 
 from llmbench import store
 from llmbench.hardware import environment, fingerprint, load_average, machine
+from llmbench.params import OllamaComparison
 from llmbench.record import Point, Raw, Record, Served, Witness
 from llmbench.stats import median_interval
 
@@ -96,6 +97,23 @@ def _record(i: int, order: random.Random, lengths: list[int], here: str) -> Reco
     )  # fmt: skip
 
 
+def compared_run(outputs: Path, name: str) -> Path:
+    """A run of 10,080 repeats of a comparison: two engines and a twin, 28 process runs."""
+    from llmbench.planted import play
+    from llmbench.store.journal import encode
+
+    study = OllamaComparison(target="edge", baselines=["transformers"], process_runs=28, blocks=30,
+                             output_tokens=16, threads=2)  # fmt: skip
+    planted = {"edge": {"noise": 0.01}, "transformers": {"noise": 0.01, "unit_s": 1.2e-3}}
+    folder = store.create_run(name, outputs)
+    here = store.add_environment(folder, environment({"roofs": None}))
+    with (folder / "records" / "0123456789abcdef.jsonl").open("wb") as file:
+        for row in play("ollama_comparison", study, planted):
+            file.write(encode(Record.model_validate(row | {"environment": here})))
+    store.write_status(folder, {"title": "A comparison of 10,000 rows", "command": "none"})
+    return folder
+
+
 def append_cost(folder: Path, durable: bool) -> Callable[[], Measured]:
     """Seconds of one append: ours with fsync, or the same bytes to a plain buffered file."""
     from llmbench.store.journal import encode
@@ -148,6 +166,7 @@ def finished_run(outputs: Path) -> list[str]:
 def lines(scratch: Path) -> list[dict[str, Any]]:
     """The table's lines: what, how it is run, its baseline, and the bar on a field."""
     make_run(scratch, "large", 100_000)
+    compared_run(scratch, "compared")
     source = notebook_file(scratch)
     run_notebook = (
         "from pathlib import Path; from llmbench.notebook import execute;"
@@ -155,7 +174,10 @@ def lines(scratch: Path) -> list[dict[str, Any]]:
     )
     nothing = python("pass")
     journal = scratch / "large/records/0123456789abcdef.jsonl"
-    parse = f"import json; [json.loads(line) for line in open({str(journal)!r})]"
+    parse = "import json; [json.loads(line) for line in open({!r})]"
+    pairs = scratch / "compared/records/0123456789abcdef.jsonl"
+    compare = ["compare", "compared", "--target", "edge", "--baseline", "transformers"]
+    two = ["--metric", "decode_tok_per_s", "--metric", "ttft_s"]
     started = {"base": nothing, "baseline": "python -c pass"}
     many, again = str(many_points(scratch)), finished_run(scratch)
     ours = append_cost(store.create_run("append", scratch), durable=True)
@@ -168,8 +190,18 @@ def lines(scratch: Path) -> list[dict[str, Any]]:
         {"what": "run again, all of it finished", "run": llmbench(*again, outputs=scratch),
          "bar_s": 5.0} | started,
         {"what": "report, 100,000 records", "run": llmbench("report", "large", outputs=scratch),
-         "base": python(parse), "baseline": "json.loads of every line", "bar_s": 10.0,
-         "bar_bytes": 10**9},
+         "base": python(parse.format(str(journal))), "baseline": "json.loads of every line",
+         "bar_s": 10.0, "bar_bytes": 10**9},
+        {"what": "compare, 10,000 rows", "run": llmbench(*compare, *two, outputs=scratch),
+         "base": python(parse.format(str(pairs))), "baseline": "json.loads of every line",
+         "bar_s": 10.0},
+        {"what": "report, 10,000 compared rows",
+         "run": llmbench("report", "compared", outputs=scratch),
+         "base": python(parse.format(str(pairs))), "baseline": "json.loads of every line",
+         "bar_s": 10.0},
+        {"what": "generate, first token",
+         "run": llmbench("generate", "builtin:tiny", "--tokens", "1"),
+         "bar_s": 3.0} | started,
         {"what": "papermill, one empty notebook", "run": python(run_notebook, outputs=scratch),
          "bar_added_s": 3.0} | started,
         {"what": "one append, fsync included", "run": ours, "base": plain,

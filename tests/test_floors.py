@@ -16,7 +16,7 @@ import llmbench
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "llmbench"
-DOOR = {"campaign", "cli", "notebook"}  # rooms of floor 8 that start both wings
+DOOR = {"campaign", "cli", "notebook", "validation"}  # rooms of floor 8 that start both wings
 MEASURING = range(3, 6)
 HEAVY = {"torch", "transformers", "bitsandbytes"}
 FOREIGN = {"notebooks", "kernels", "tests", "scripts", "outputs", "params"}

@@ -18,9 +18,6 @@ from llmbench.record import Flag
 from llmbench.store.reader import read_rows_and_digest, uncollected
 
 TOLERANCE_S = 1e-6  # of the identities between times
-GPU_MBU, CPU_MBU = 1.0, 1.2  # a CPU's caches may keep some of the weights from step to step
-CACHES = 4  # weights smaller than so many last-level caches say nothing of memory
-UNKNOWN_CACHE_BYTES = 2**29  # where the machine did not tell its last-level cache
 AGAIN = "measure these rows again, with nothing else running"
 CONTENDER = ["run", "fingerprint", "study", "model", "model_sha256", "engine", "options", "device",
              "threads"]  # who must be served alike in every process, the twin too  # fmt: skip
@@ -60,6 +57,9 @@ def _of_report(folder: Path, digest: str, run: str) -> Iterator[Finding]:
     page = folder / "report.html"
     text = page.read_text(encoding="utf-8", errors="replace") if page.is_file() else ""
     told = SOURCE.search(text)
+    if text and not told:
+        yield Finding(run, "claim", "report.html does not tell from which records it was made", (),
+                      f"llmbench report {run}")  # fmt: skip
     if told and digest[:16] not in told[1].split():
         yield Finding(run, "claim", f"report.html was made from other records ({told[1]}) than "
                       f"those here ({digest[:16]})", (), f"llmbench report {run}")  # fmt: skip
@@ -179,10 +179,7 @@ def _impossible(frame: pd.DataFrame, environments: Mapping[str, Mapping]) -> Fou
     yield "impossible", "load_s is below 0", _where(frame, frame["load_s"] < 0), REPORT
     for column in ("rss_before_load_bytes", "rss_after_load_bytes", "rss_peak_bytes"):
         yield "impossible", f"{column} is not above 0", _where(frame, frame[column] <= 0), REPORT
-    cpu = frame["device"].str.startswith("cpu").to_numpy(bool)
-    caches = {name: _cache_bytes(known) for name, known in environments.items()}
-    large = frame["weight_bytes"] >= CACHES * frame["environment"].map(caches)
-    fast = np.where(cpu, large & (frame["mbu"] > CPU_MBU), frame["mbu"] > GPU_MBU)
+    fast = metrics.beyond_memory(frame, environments)
     roof = f"decoding reads up to {frame.loc[fast, 'mbu'].max():.2f} of what memory can deliver"
     how = "measure the roof again (llmbench doctor --probe), or the engine skips weights"
     yield "impossible", roof, _where(frame, fast), how
@@ -227,12 +224,6 @@ def _counts_hold(row: Mapping[str, Any]) -> bool:
     counted = row["witness"]["output_tokens"] if row["witness"] else steps
     asked = row["point"]["output_tokens"]
     return steps == counted and (steps == asked or ("short" in row["flags"] and steps < asked))
-
-
-def _cache_bytes(environment: Mapping[str, Any]) -> int:
-    """The last-level cache of the machine."""
-    caches = (environment.get("machine") or {}).get("cache_bytes") or {}
-    return max(caches.values(), default=UNKNOWN_CACHE_BYTES)
 
 
 def _shown(value: Any) -> str:

@@ -16,8 +16,7 @@ from llmbench import store
 from llmbench.errors import LlmbenchError
 from llmbench.hardware import Machine, Roofs, default_threads, fingerprint, machine
 from llmbench.models.predict import Prediction, predict
-from llmbench.pairs.power import ASSUMED_SD, detectable
-from llmbench.pairs.verdicts import ALPHA
+from llmbench.pairs.power import detectable, side_sd
 from llmbench.params import Params, Study, load_params
 from llmbench.points import plan
 from llmbench.record import Point, Repeat
@@ -112,13 +111,14 @@ def outlook(
 def _sees(name: str, study: Study) -> str:
     """The smallest difference that a comparison's design can see."""
     claims = max(1, study.claims)
-    least = detectable(study.process_runs, ASSUMED_SD, confidence=1 - ALPHA / claims)
+    least = detectable(study.process_runs, study.blocks, claims=claims)
     together = f" and {claims} claims are corrected together" if claims > 1 else ""
     if math.isnan(least):
         return f"{name}: one process run gives no interval and sees no difference"
     return (f"{name}: with {study.process_runs} process runs of {study.blocks} blocks a difference "
-            f"of {100 * least:.1f} % can be seen (in 95 of 100 such runs, where the ratio varies "
-            f"by {100 * ASSUMED_SD:g} % between process runs{together})")  # fmt: skip
+            f"of {100 * least:.1f} % can be seen (in 95 of 100 such runs beyond the noise floor, "
+            f"where a process run's mean of an engine varies by "
+            f"{significant(100 * side_sd(study.blocks), 2)} %{together})")  # fmt: skip
 
 
 def _row(p: Foreseen) -> dict[str, str]:

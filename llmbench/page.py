@@ -65,7 +65,7 @@ PLATES = GROWTH | {
         "As held in memory, scales included."),
     "attention_share": Plate(
         figures.attention_share, "prefill_s", "How much of the prefill is attention.",
-        "Found by leaving scores and softmax out of the same model."),
+        "Found by leaving scores, softmax and weighted sum out of the same model."),
 }  # fmt: skip
 
 

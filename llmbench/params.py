@@ -27,6 +27,7 @@ QUANTIZATIONS = {  # how `model_validation` asks transformers for it
     "int8": {"quantization": "int8", "dtype": "bfloat16"},
     "nf4": {"quantization": "nf4", "dtype": "bfloat16"},
 }  # fmt: skip
+LAYERS = {"int8": "Linear8bitLt", "nf4": "Linear4bit"}  # the classes that prove a quantization
 ATTENTION_IMPLS = ("reference", "sdpa-math", "sdpa-flash")
 COMPARED = ("decode_tok_per_s", "prefill_tok_per_s", "ttft_s", "tpot_s", "prefill_s", "e2e_s")
 DECODED = {"decode_tok_per_s", "tpot_s"}  # of the tokens after the first

@@ -11,20 +11,20 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
+from llmbench.audits import audited
 from llmbench.engines.fake import FakeEngine
 from llmbench.models.source import find_model
 from llmbench.models.tokenizer import Tokenizer, load_tokenizer
 from llmbench.params import Study
 from llmbench.points import plan
-from llmbench.record import SCHEMA_VERSION, Audit, Energy, Point, Quiet, Repeat
+from llmbench.record import SCHEMA_VERSION, Energy, Point, Quiet, Repeat
 from llmbench.timing import time_repeat, warm_up
 from llmbench.turns import process_seed
-from llmbench.workload import audit_prefixes, prompt_ids
+from llmbench.workload import prompt_ids
 
 PLACE = "planted"  # id of the circumstances, and fingerprint of a machine that does not exist
 ENVIRONMENTS = MappingProxyType({PLACE: MappingProxyType({"fingerprint": PLACE, "roofs": None})})
 WHEN = "2026-01-01T00:00:00+00:00"  # a label: virtual sessions have no date
-AUDIT_TOP = 20
 STILL, NO_ENERGY = Quiet(machine_busy_share=0.0).model_dump(), Energy().model_dump()
 Order = Callable[[Sequence[Repeat]], Iterable[Repeat]]
 
@@ -67,7 +67,6 @@ class Session:
         self.children: dict[tuple[int, str], Played] = {}
         self.prompts: dict[tuple, list[list[int]]] = {}
         self.points: dict[int, dict[str, Any]] = {}  # by id: each point is one object
-        self.prefixes = audit_prefixes(self.tokenizer)
 
     def row(self, repeat: Repeat, sequence: int, warmups: int) -> dict[str, Any]:
         """The record of one repeat as the store would read it back."""
@@ -115,14 +114,8 @@ class Session:
         if child.audited:
             return None
         child.audited = True
-        ids = self._prompt(repeat.model_copy(update={"repeat": -2}))
-        times = [time_repeat(child.engine, ids, 1, clock=self.clock)[0] for _ in range(2)]
-        told = [child.engine.next_logprobs(prefix, AUDIT_TOP) for prefix in self.prefixes]
-        return Audit(prefixes=[len(prefix) for prefix in self.prefixes],
-                     next_ids=[list(found) for found in told],
-                     next_logprobs=[list(found.values()) for found in told],
-                     prompt_s=times[0].step_ns[0] / 1e9,
-                     again_s=times[1].step_ns[0] / 1e9).model_dump()  # fmt: skip
+        return audited(child.engine, self.tokenizer, repeat, clock=self.clock,
+                       trained=None).model_dump()  # fmt: skip
 
 
 @lru_cache

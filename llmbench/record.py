@@ -149,6 +149,7 @@ class Audit(Noun):
     prefixes: list[int] = Field(default_factory=list)  # their lengths in tokens
     next_ids: list[list[int]] = Field(default_factory=list)  # the most likely, a list a prefix
     next_logprobs: list[list[float]] = Field(default_factory=list)  # of these ids, natural
+    decoded_gap: float | None = None  # most that a decoded token misses the likeliest of a prefill
     prompt_s: float | None = None  # time to first token of a prompt never seen before
     again_s: float | None = None  # of the same prompt given again
 

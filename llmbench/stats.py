@@ -21,6 +21,7 @@ LABELS = frozenset(
     {"preview", "unsteady"}
 )  # flags that say how sure a row is; all others exclude it
 UNSTABLE_IQR = 0.10  # torch.utils.benchmark warns at the same share of the median
+CACHED, SURELY_CACHED = 0.5, 0.9  # shares of its first time in which a prompt betrays a cache
 DRIFT = 0.01  # change over the window of a process run that counts as drift
 DRIFT_REPEATS = 6  # fewer say nothing of a trend
 STEADY_REPEATS = 10  # fewer say nothing of levels
@@ -216,6 +217,19 @@ def _medians(runs: pd.DataFrame, metric: str, groups: int) -> pd.DataFrame:
         "repeats": np.bincount(group, runs["repeats"], minlength=groups).astype(int),
         "cv": (shares["std"] / shares["mean"]).to_numpy(),
     })  # fmt: skip
+
+
+# -- answers from a cache --------------------------------------------------------------------------
+
+
+def cached(shares: Sequence[float]) -> bool:
+    """Whether prompts given again took so little of their first time, one value a process.
+
+    Less than half in the middle, or surely less than nine tenths: the upper end of the median's
+    interval. Source of the tenth: MLPerf Inference, compliance test 04.
+    """
+    found = median_interval(shares)
+    return bool(found.value < CACHED or (found.estimable and found.high < SURELY_CACHED))
 
 
 # -- stability -------------------------------------------------------------------------------------

@@ -32,12 +32,14 @@ class Lane:
     first: Point
     timeout_s: float
     process_run: int
+    longest: Repeat | None = None  # whose length compared contenders are audited at
     child: Child | None = None
     served: Served | None = None
     failures: int = 0
     refusal: dict[str, Any] | None = None  # loading is not possible at all: said for each repeat
     warmed: set[tuple] = field(default_factory=set)
-    audited: bool = False
+    audited: bool = False  # this child
+    lost_in_audit: bool = False  # no other child is asked
 
     def load(self) -> None:
         """Have a fresh child with the model loaded. Raises: ChildLost."""
@@ -85,13 +87,14 @@ class Lane:
 
     def take_audit(self, repeat: Repeat) -> dict[str, Any] | None:
         """What the child says to fixed questions, once; None when it did so or cannot."""
-        if self.audited or not self.child:
+        if self.audited or self.lost_in_audit or not self.child:
             return None
         self.audited = True
         try:
-            asked = {"do": "audit", "repeat": repeat.model_dump()}
+            asked = {"do": "audit", "repeat": (self.longest or repeat).model_dump()}
             return self.child.ask(asked, self.timeout_s).get("audit")
         except ChildLost:
+            self.lost_in_audit = True
             self.close()
             return None
 
@@ -188,8 +191,11 @@ def open_lanes(group: Group, timeout_s: float) -> Iterator[dict[str, Lane]]:
     firsts: dict[str, Point] = {}
     for repeat in group.repeats:
         firsts.setdefault(repeat.point.contender, repeat.point)
+    compared = any(point.twin for point in firsts.values())
+    longest = max(group.repeats, key=lambda r: (r.point.prompt_tokens, r.point.prompt))
     with ExitStack() as stack:
-        lanes = {c: Lane(p, timeout_s, group.process_run) for c, p in firsts.items()}
+        lanes = {c: Lane(p, timeout_s, group.process_run, longest if compared else None)
+                 for c, p in firsts.items()}  # fmt: skip
         for lane in lanes.values():
             stack.callback(lane.close)
             try:

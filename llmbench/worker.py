@@ -34,7 +34,6 @@ from llmbench.record import Repeat
 
 STATUS_OF = {OutOfMemory: "oom", MemoryError: "oom", Unsupported: "unsupported",
              Missing: "unsupported", Refused: "refused"}  # fmt: skip
-AUDIT_TOP = 20  # most likely tokens kept of each prefix
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -189,22 +188,13 @@ class Session:
 
     def do_audit(self, repeat: dict[str, Any]) -> dict[str, Any]:
         """The likeliest tokens after fixed prefixes, and the time of a prompt given twice."""
+        from llmbench.audits import audited
         from llmbench.profilers.clock import MonotonicClock
-        from llmbench.timing import time_repeat
-        from llmbench.workload import audit_prefixes, prompt_ids
 
-        never = Repeat.model_validate(repeat).model_copy(update={"repeat": -2})
-        ids, clock = prompt_ids(never, self.tokenizer), MonotonicClock()
-        once, again = (time_repeat(self.engine, ids, 1, clock=clock)[0] for _ in range(2))
-        prefixes = audit_prefixes(self.tokenizer)
-        told = [self.engine.next_logprobs(prefix, AUDIT_TOP) for prefix in prefixes
-                if "next_logprobs" in self.engine.capabilities]  # fmt: skip
-        return {"status": "ok", "audit": {
-            "prefixes": [len(prefix) for prefix in prefixes][: len(told)],
-            "next_ids": [list(found) for found in told],
-            "next_logprobs": [list(found.values()) for found in told],
-            "prompt_s": once.step_ns[0] / 1e9, "again_s": again.step_ns[0] / 1e9,
-        }}  # fmt: skip
+        asked = Repeat.model_validate(repeat)
+        told = audited(self.engine, self.tokenizer, asked, clock=MonotonicClock(),
+                       trained=self.trained)  # fmt: skip
+        return {"status": "ok", "audit": told.model_dump()}
 
     def _check_window(self, window: int) -> None:
         """Raises: Refused when the model was not trained for the window that is asked."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llmbench import checker, page, record, store
+from llmbench import checker, metrics, page, record, store
 from llmbench.models.source import find_model
 from llmbench.record import Audit, Memory, Point, Raw, Record, Repeat, Served, Witness
 from llmbench.store.journal import CRC_BYTES
@@ -298,6 +298,20 @@ def test_a_report_is_of_the_records_beside_it(tmp_path):
     journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:-1]))
     (finding,) = checker.check(run)
     assert (finding.rule, finding.how) == ("claim", "llmbench report run")
+
+
+def test_a_report_that_does_not_tell_its_records_is_a_fault(tmp_path):
+    run = shutil.copytree(GOLDEN / "version-1", tmp_path / "run")
+    (run / "report.html").write_text("<html>of my own making</html>", encoding="utf-8")
+    (finding,) = checker.check(run)
+    assert finding.rule == "claim" and "does not tell" in finding.what
+
+
+def test_rows_that_beat_the_memory_enter_no_claim():
+    frame = metrics.read(GOLDEN / "impossible-mbu")
+    fast = frame["flags"].map(lambda flags: "impossible" in flags)
+    assert fast.any() and not fast[metrics.claimable(frame).index].any()
+    assert {f.rule for f in checker.check(GOLDEN / "impossible-mbu")} == {"impossible"}
 
 
 @pytest.mark.parametrize(("name", "code"), [("good", 0), ("cached", 1)])

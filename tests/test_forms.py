@@ -22,6 +22,10 @@ FORMS = {  # options, format, linear layers by class, log-probability of the lik
 REPEATS = 12  # of each form: 6 process runs, 2 blocks
 
 
+MOVED = ("after the prefixes that were asked for, log-probabilities of the likeliest tokens move "
+         "by at most")  # fmt: skip
+
+
 def audit(logprob, prefixes=(1,), ids=((3,),)):
     return {"prefixes": list(prefixes), "next_ids": [list(some) for some in ids],
             "next_logprobs": [[logprob] for _ in ids], "prompt_s": 1.0, "again_s": 1.0}  # fmt: skip
@@ -68,9 +72,8 @@ def test_every_form_passes_with_its_distance_and_its_proof():
     assert told[0].startswith("builtin:tiny loads and generates as asked in 4 of 4 forms")
     assert told[1:3] == [
         "int8 of builtin:tiny is proved by 21 of 22 linear layers of class Linear8bitLt; "
-        "log-probabilities move by at most 0.25.",
-        "nf4 of builtin:tiny is proved by 21 of 22 linear layers of class Linear4bit; "
-        "log-probabilities move by at most 1.",
+        f"{MOVED} 0.25.",
+        f"nf4 of builtin:tiny is proved by 21 of 22 linear layers of class Linear4bit; {MOVED} 1.",
     ]
 
 

@@ -19,6 +19,8 @@ def side(engine, slower=1.0, *, study, twin=False, seed=1, **columns):
                           noise=0.002, seed=seed)  # fmt: skip
     columns = {"study": study, "twin": twin, "others_cpu_s": 0.0} | columns
     rows = rows.assign(**columns, layer_classes=[{} for _ in range(len(rows))])
+    rows["prompt_sha256"] = [f"{n}/{b}" for n, b in zip(rows["context_len"], rows["block"],
+                                                        strict=True)]  # fmt: skip
     rows["audit"] = [AUDIT if i == 0 else None for i in range(len(rows))]
     return rows
 

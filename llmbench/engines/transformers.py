@@ -20,6 +20,7 @@ from llmbench.errors import Missing, Refused, Unsupported
 from llmbench.models.cost import kv_bytes_per_token
 from llmbench.models.source import ModelSource
 from llmbench.models.spec import spec_from_config
+from llmbench.params import LAYERS
 from llmbench.record import Noun, Served
 
 
@@ -149,11 +150,14 @@ class TransformersEngine:
         asked = self.options.quantization
         if asked == "none":
             return str(self.model.dtype).removeprefix("torch.")
-        wanted = {"int8": "Linear8bitLt", "nf4": "Linear4bit"}[asked]
-        if not classes[wanted]:
+        wanted, head = LAYERS[asked], self.model.get_output_embeddings()
+        plain = [name for name, m in self.model.named_modules()
+                 if _is_linear(m) and type(m).__name__ != wanted and m is not head]  # fmt: skip
+        if plain or not classes[wanted]:
             found = ", ".join(f"{n} {name}" for name, n in classes.items())
-            raise Unsupported(f"quantization {asked} was asked for and no layer has it",
-                              why=f"linear layers by class: {found}")  # fmt: skip
+            some = f"; not quantized: {', '.join(plain[:3])}" if plain else ""
+            raise Unsupported(f"quantization {asked} was asked for and not all layers have it",
+                              why=f"linear layers by class: {found}{some}")  # fmt: skip
         return asked
 
     def _forward(self, ids: Any, cache: Any) -> Any:

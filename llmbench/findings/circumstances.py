@@ -17,6 +17,7 @@ FLAGS = {
     "reloaded": "the model was loaded again in between",
     "cached": "part of the prompt was already cached",
     "short": "fewer tokens than asked",
+    "impossible": "faster than the machine can be",
     "incorrect": "the output differs from the other repeats or the reference",
     "drift": "the machine became faster or slower over the run",
     "unsteady": "its process changed its speed and kept no level",

@@ -101,7 +101,8 @@ def _told(
     try:
         claims = pairs.claims(rows, target, baseline, metric, at_least, by=by)
     except (BadParams, CannotSay) as error:
-        return Told(target, baseline, metric, None, " ".join(str(error).split("\n")))
+        why = f"{error.what} ({error.why})" if error.why else error.what
+        return Told(target, baseline, metric, None, why)
     return Told(target, baseline, metric, pairs.Comparison(tuple(claims)))
 
 
@@ -141,8 +142,9 @@ def share_sentences(frame: pd.DataFrame) -> list[str]:
         ends = f"{100 * last['low']:.0f}{EN}{100 * last['high']:.0f} %"
         sure = f"95 % interval {ends}" if last["estimable"] else "no interval"
         told.append(
-            f"With {impl}, attention's scores and softmax are {100 * last['share']:.0f} % of the "
-            f"prefill of {last['context_len']:,} tokens of {model} ({sure}, "
-            f"{count(int(last['process_runs']), 'process run')}; found by leaving them out)."
+            f"With {impl}, attention between positions (scores, softmax, weighted sum) is "
+            f"{100 * last['share']:.0f} % of the prefill of {last['context_len']:,} tokens of "
+            f"{model} ({sure}, {count(int(last['process_runs']), 'process run')}; found by leaving "
+            "it out)."
         )
     return told

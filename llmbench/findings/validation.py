@@ -1,7 +1,7 @@
 """Whether each model loaded as asked: a row a form, judged from what really served.
 
-Records count linear layers by class, without names: one plain layer is taken for the output head,
-which bitsandbytes leaves as it is.
+Records count linear layers by class, without names; that the plain one is the output head, which
+bitsandbytes leaves as it is, the engine has checked by name.
 """
 
 import json
@@ -16,11 +16,10 @@ from llmbench import stats
 from llmbench.findings.circumstances import FLAGS, STATUSES
 from llmbench.findings.numbers import ASKED, SERVED, count, engine_names
 from llmbench.pairs.checks import distance
-from llmbench.params import QUANTIZATIONS
+from llmbench.params import LAYERS, QUANTIZATIONS
 from llmbench.units import nbytes, seconds
 
 PLAIN = "none"  # the form that is not quantized: float32, what the engine loads unasked
-LAYERS = {"int8": "Linear8bitLt", "nf4": "Linear4bit"}  # what proves a quantization
 PLACE = [*(name for name in ASKED if name not in ("study", "options")), "others"]
 LOAD_LIMIT_S = 1200.0  # the mission asks for less than 20 minutes
 SIZES = ["weight_bytes", "rss_before_load_bytes", "rss_after_load_bytes", "rss_peak_bytes"]
@@ -192,7 +191,8 @@ def validation_sentences(frame: pd.DataFrame) -> list[str]:
 def _proof(row: Any) -> str:
     """By what a quantization is proved, and how far it is from the plain weights where known."""
     name, layers = LAYERS[row.asked], Counter(row.layer_classes)
-    moved = f"; log-probabilities move by at most {row.distance:.2g}"
+    moved = ("; after the prefixes that were asked for, log-probabilities of the likeliest tokens "
+             f"move by at most {row.distance:.2g}")  # fmt: skip
     return (f"{row.asked} of {row.name} is proved by {layers[name]} of "
             f"{count(layers.total(), 'linear layer')} of class {name}"
             f"{moved if row.distance == row.distance else ''}.")  # fmt: skip

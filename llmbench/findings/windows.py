@@ -83,7 +83,7 @@ def _memory(frame: pd.DataFrame) -> list[str]:
         slope, base = (stats.median_interval(values) for values in fitted)
         kv = 1000 * line.rows["kv_bytes_per_token"].median() * line.batch_size
         beside = f"; its keys and values alone are {nbytes(kv)}" if np.isfinite(kv) else ""
-        told.append(f"{line.model} with {line.engine}: the peak of resident memory grows by "
+        told.append(f"{line.model} with {line.engine}: the peak of resident memory "
                     f"{_each_thousand(slope)} for each 1,000 tokens of a window, from "
                     f"{nbytes(max(0.0, base.value))} (a straight line through "
                     f"{len(peaks.columns)} windows, {count(slope.n, 'process run')})"
@@ -92,7 +92,10 @@ def _memory(frame: pd.DataFrame) -> list[str]:
 
 
 def _each_thousand(slope: Interval) -> str:
-    """'28.6 MiB (95 % interval 28.1-29.0 MiB)', from bytes a token."""
-    value, low, high = (nbytes(max(0.0, 1000 * v)) if np.isfinite(v) else ""
-                        for v in (slope.value, slope.low, slope.high))  # fmt: skip
-    return f"{value} ({f'95 % interval {low}{EN}{high}' if slope.estimable else 'no interval'})"
+    """'grows by 28.6 MiB (95 % interval 28.1-29.0 MiB)', from bytes a token; or does not."""
+    ends = (slope.low, slope.high) if slope.estimable else (slope.value, slope.value)
+    if ends[0] <= 0:
+        return "does not surely grow" if ends[1] > 0 else "does not grow"
+    value, low, high = (nbytes(1000 * bound) for bound in (slope.value, *ends))
+    sure = f"95 % interval {low}{EN}{high}" if slope.estimable else "no interval"
+    return f"grows by {value} ({sure})"

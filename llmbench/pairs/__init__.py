@@ -20,6 +20,7 @@ from llmbench.pairs.refusals import (
     check_one,
     check_side,
     differences,
+    outcome,
     prepared,
     usable,
 )
@@ -32,6 +33,7 @@ GROUP = ("run", "fingerprint", "study", "model", "batch_size", "output_tokens", 
 CHILD = ("run", "fingerprint", "study", "model", "device", "threads", "seed")  # that a child has
 UNIT = ("run", "fingerprint", "session", "process_run")  # names one process run, where they exist
 ASKED = (*GROUP, "prompt", "prompt_tokens")
+SERVED = ("impl", "attention_impl", "weight_format")
 
 
 def compare(
@@ -50,7 +52,7 @@ def compare(
     together. The interval is Student's over process-run means of block log-ratios. Raises:
     BadParams for names and numbers that are wrong, CannotSay when no rows can be paired.
     """
-    metrics = [metric] if isinstance(metric, str) else list(dict.fromkeys(metric))
+    metrics = [metric] if isinstance(metric, str) else list(dict.fromkeys(metric or ()))
     check_asked(frame, target, baseline, metrics, at_least, by)
     found = [claim for name in metrics
              for claim in claims(frame, target, baseline, name, at_least, by=by)]  # fmt: skip
@@ -128,13 +130,13 @@ def _claim(one: _One, rows: pd.DataFrame) -> Claim:
         raise CannotSay(
             f"{_count(runs, 'process run')} of one session with both {one.target} and "
             f"{one.baseline}; an interval needs two",
-            why=differences(mine, theirs, ASKED) or f"they share {_count(len(logs), 'block')}",
+            why=differences(mine, theirs, ASKED) or _why_few(one, len(logs)),
             kept="all rows",
             how="measure both side by side with process_runs: 6 and blocks: 5",
         )
-    found, aa = ratio_of(logs, unit), _noise(rows, one, unit)
+    found, (aa, otherwise) = ratio_of(logs, unit), _noise(rows, one, unit)
     sides = Sides(mine, theirs, one.asked, unit, _audits(rows, one))
-    checks = checks_of(sides, aa, one.metric)
+    checks = checks_of(sides, logs, aa, one.metric, otherwise)
     return Claim(
         group=one.group, target=one.target, baseline=one.baseline, metric=one.metric,
         at_least=one.at_least, ratio=found.ratio, low=found.low, high=found.high,
@@ -146,6 +148,13 @@ def _claim(one: _One, rows: pd.DataFrame) -> Claim:
         formats=tuple(_format(side) for side in one.sides), checks=checks,
         tails=tails_of({one.target: mine, one.baseline: theirs}, one.metric, unit),
     )  # fmt: skip
+
+
+def _why_few(one: _One, blocks: int) -> str:
+    """How many blocks could be paired, and how the rows of each side ended."""
+    ended = [f"{name}: {outcome(asked)}" for name, asked in
+             zip((one.target, one.baseline), one.asked, strict=True)]  # fmt: skip
+    return f"they share {_count(blocks, 'block')} ({'; '.join(ended)})"
 
 
 def _unsaid(one: _One, error: CannotSay) -> Claim:
@@ -173,10 +182,11 @@ def _audits(rows: pd.DataFrame, one: _One) -> list[list[dict]]:
             for name in (one.target, one.baseline)]  # fmt: skip
 
 
-def _noise(rows: pd.DataFrame, one: _One, unit: list[str]) -> Ratio | None:
+def _noise(rows: pd.DataFrame, one: _One, unit: list[str]) -> tuple[Ratio | None, str]:
     """The ratio of an engine to its twin where both were asked the same as the claim's sides.
 
-    Of the sides where one has a twin, else of another engine of the same run; None without any.
+    Of the sides where one has a twin, else of another engine of the same run; None without any, and
+    in words how the two were served, where that was not alike.
     """
     twin = _twin(rows)
     asked = one.asked[0]
@@ -189,8 +199,22 @@ def _noise(rows: pd.DataFrame, one: _One, unit: list[str]) -> Ratio | None:
         copy, first = (some.merge(cells, on=known) for some in pair) if known else pair
         logs = block_logs(copy, first, one.metric, unit) if len(copy) and len(first) else copy
         if len(logs):
-            return ratio_of(logs, unit)
-    return None
+            return ratio_of(logs, unit), _served_otherwise(copy, first)
+    return None, ""
+
+
+def _served_otherwise(copy: pd.DataFrame, first: pd.DataFrame) -> str:
+    """In what an engine and its twin differ, of how they served; '' where in nothing."""
+    told = [
+        f"{column} {_told(first[column])} against {_told(copy[column])}"
+        for column in SERVED
+        if column in copy and set(copy[column]) != set(first[column])
+    ]
+    return f"the engine and its twin were served differently: {', '.join(told)}" if told else ""
+
+
+def _told(values: pd.Series) -> str:
+    return " and ".join(sorted(map(str, values.unique())))
 
 
 def _groups(

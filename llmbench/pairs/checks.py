@@ -9,12 +9,13 @@ import pandas as pd
 from scipy import stats
 
 from llmbench.pairs.ratios import Ratio
+from llmbench.stats import cached
 
 VOID = 0.03  # an A/A interval that misses 1 by more takes every verdict away
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.15, "float16": 0.15}  # of log-probabilities, by format
 OTHER_TOLERANCE = 1.0  # of quantised weights: far from noise, near enough to be the same model
-CACHED = 0.5  # share of its first time in which a repeated prompt betrays a cache
 LUCK = 0.001  # an order as one-sided as this is no chance
+PACE, PACE_LUCK = 0.03, 0.001  # change of a ratio within process runs that is no chance
 OTHERS_S = 0.03  # CPU seconds of the other engines in a turn that the kernel's ticks can tell
 
 
@@ -51,11 +52,17 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-NEEDED = ("same weights", "outputs agree", "turns interleaved")  # without them, no verdict
+NEEDED = ("same weights", "same prompts", "outputs agree", "no answer from a cache",
+          "turns interleaved")  # without their evidence, no verdict  # fmt: skip
 
 
-def checks_of(sides: Sides, aa: Ratio | None, metric: str) -> tuple[Check, ...]:
-    """Every check of one comparison, in the order in which a reader asks."""
+def checks_of(
+    sides: Sides, logs: pd.DataFrame, aa: Ratio | None, metric: str, served_otherwise: str = ""
+) -> tuple[Check, ...]:
+    """Every check of one comparison, in the order in which a reader asks.
+
+    `logs`: the blocks' log-ratios. `aa`: the A/A pair's; `served_otherwise`: why it is none.
+    """
     return (
         _weights(sides),
         _prompts(sides),
@@ -67,7 +74,8 @@ def checks_of(sides: Sides, aa: Ratio | None, metric: str) -> tuple[Check, ...]:
         _cache(sides),
         _interleaved(sides),
         _others(sides),
-        _aa(aa, metric),
+        _pace(logs, sides.unit),
+        _aa(aa, metric, served_otherwise),
     )
 
 
@@ -92,30 +100,39 @@ def _weights(sides: Sides) -> Check:
     return found._replace(detail=detail)
 
 
+def _by_pair(sides: Sides, column: str) -> pd.DataFrame:
+    """What both sides of a pair tell of `column`: a row a pair, sets in the columns `mine theirs`.
+
+    `again`: whether a turn of the pair was taken a second time, which has seeded tokens of its own.
+    """
+    keys = [*sides.unit, "block", "prompt", "prompt_tokens", "batch_size"]
+    told = []
+    for name, side in (("mine", sides.target), ("theirs", sides.baseline)):
+        again = side["repeat"] > 0 if "repeat" in side else pd.Series(False, side.index)
+        by = side.assign(_again=again).groupby([key for key in keys if key in side])
+        told.append(by.agg(**{name: (column, frozenset), f"{name}_again": ("_again", "any")}))
+    both = pd.concat(told, axis=1, join="inner")
+    return both.assign(again=both["mine_again"] | both["theirs_again"])
+
+
 def _prompts(sides: Sides) -> Check:
     """The same ids were given to both sides of a block; a disturbed turn's second has others."""
     name = "same prompts"
     if not sides.known("prompt_sha256"):
         return Check(name, None, "the prompts' ids were not recorded")
-    keys = [*sides.unit, "block", "prompt", "prompt_tokens", "batch_size"]
-    sums = [side.groupby([key for key in keys if key in side])["prompt_sha256"].agg(frozenset)
-            for side in (sides.target, sides.baseline)]  # fmt: skip
-    both = pd.concat(sums, axis=1, join="inner", keys=["mine", "theirs"])
-    same = [bool(mine & theirs) for mine, theirs in both.itertuples(index=False)]
+    both = _by_pair(sides, "prompt_sha256")
+    same = [bool(mine & theirs) for mine, theirs in zip(both["mine"], both["theirs"], strict=True)]
     told = f"the same ids in {sum(same)} of {len(same)} pairs"
     if all(same):
         return Check(name, True, told)
-    again = sum(
-        side.get("repeat", pd.Series([0])).max() > 0 for side in (sides.target, sides.baseline)
-    )
-    if again and 2 * sum(same) >= len(same):
-        return Check(name, True, f"{told}; in the others a disturbed turn was taken again, which "
-                     "begins with other seeded tokens")  # fmt: skip
+    if all(both.loc[~np.array(same), "again"]) and 2 * sum(same) >= len(same):
+        return Check(name, True, f"{told}; in each of the others a disturbed turn was taken again, "
+                     "which begins with other seeded tokens")  # fmt: skip
     return Check(name, False, f"{told}: they were not asked the same")
 
 
 def _outputs(sides: Sides) -> Check:
-    """Log-probabilities of the same prefixes, as the audits of the children told them."""
+    """Log-probabilities of the same prefixes, decoded tokens, and the answers that were timed."""
     name = "outputs agree"
     audits = [_distinct(some) for some in sides.audits]
     if not all(audits):
@@ -125,9 +142,34 @@ def _outputs(sides: Sides) -> Check:
         sides.known("weight_format")) else {"float32"}  # fmt: skip
     allowed = max(TOLERANCE.get(f, OTHER_TOLERANCE) for f in formats)
     if not np.isfinite(worst):
-        return Check(name, False, "they were asked for other prefixes")
-    detail = f"largest difference of a log-probability {worst:.2g}, allowed {allowed:g}"
-    return Check(name, bool(worst <= allowed), detail)
+        return Check(name, False, "they told no finite log-probabilities of the same prefixes")
+    longest = max(max(audit["prefixes"]) for some in audits for audit in some)
+    detail = (f"largest difference of a log-probability {worst:.2g} after prefixes of up to "
+              f"{longest:,} tokens, allowed {allowed:g}")  # fmt: skip
+    if worst > allowed:
+        return Check(name, False, detail)
+    gaps = [gap for some in audits for a in some if (gap := a.get("decoded_gap")) is not None]
+    if gaps and not max(gaps) <= allowed:
+        return Check(name, False, f"a decoded token is {max(gaps):.2g} less likely than the one "
+                     f"that the same engine's prefill names, allowed {allowed:g}")  # fmt: skip
+    passed, answers = _answers(sides, formats)
+    return Check(name, passed, f"{detail}{answers}")
+
+
+def _answers(sides: Sides, formats: set[str]) -> tuple[bool, str]:
+    """Whether the timed answers let them be one model, and in how many pairs they are equal.
+
+    Rounding may part two greedy answers for good, and in fewer bits it often does; in float32 that
+    is rare, so that mostly other answers are another model's, or decoded wrongly.
+    """
+    if not (sides.known("output_sha256") and sides.known("prompt_sha256")):
+        return True, ""
+    both = _by_pair(sides, "output_sha256")
+    both = both[~both["again"]]
+    equal = sum(bool(mine & theirs)
+                for mine, theirs in zip(both["mine"], both["theirs"], strict=True))  # fmt: skip
+    told = f"; the timed answers are equal in {equal} of {len(both)} pairs"
+    return formats != {"float32"} or 2 * equal >= len(both), told
 
 
 def _distinct(audits: Sequence[dict]) -> list[dict]:
@@ -139,42 +181,41 @@ def _distinct(audits: Sequence[dict]) -> list[dict]:
 def distance(one: dict, other: dict) -> float:
     """Largest difference of a token's log-probability that the two lists of likeliest ones show.
 
-    A token that only one of them holds is in the other at most as likely as its last one. Infinite
-    where they were asked for other prefixes.
+    A token that only one of them holds is in the other at most as likely as its last one. Only the
+    first prefixes that both were asked for count; infinite without any, or for what is no number.
     """
-    if one.get("prefixes") != other.get("prefixes") or len(one["next_ids"]) != len(
-        other["next_ids"]
-    ):
-        return float("inf")
-    worst = 0.0
-    for ids, logs, other_ids, other_logs in zip(
-        one["next_ids"], one["next_logprobs"], other["next_ids"], other["next_logprobs"],
-        strict=True,
-    ):  # fmt: skip
-        mine, theirs = (
-            dict(zip(ids, logs, strict=True)),
-            dict(zip(other_ids, other_logs, strict=True)),
-        )
-        for here, there in ((mine, theirs), (theirs, mine)):
-            least = min(there.values())
-            worst = max(worst, *(abs(log - there[i]) if i in there else log - least
-                                 for i, log in here.items()))  # fmt: skip
-    return worst
+    apart = [np.inf]
+    for place, (mine, theirs) in enumerate(zip(one["prefixes"], other["prefixes"], strict=False)):
+        if mine != theirs:
+            break
+        here, there = (dict(zip(side["next_ids"][place], side["next_logprobs"][place], strict=True))
+                       for side in (one, other))  # fmt: skip
+        apart += [_apart_by(here, there), _apart_by(there, here)]
+    return max(apart[1:] or apart)
+
+
+def _apart_by(here: dict[int, float], there: dict[int, float]) -> float:
+    """The most by which the tokens of one list are likelier or less likely in the other."""
+    least = min(there.values(), default=np.nan)
+    most = max((abs(log - there[i]) if i in there else log - least for i, log in here.items()),
+               default=np.nan)  # fmt: skip
+    finite = np.isfinite([*here.values(), *there.values()]).all()
+    return float(most) if finite and np.isfinite(most) else np.inf
 
 
 def _cache(sides: Sides) -> Check:
     name = "no answer from a cache"
     shares = [_repeated(audits) for audits in sides.audits]
-    if not all(map(np.isfinite, shares)):
+    if not all(shares):
         return Check(name, None, "no prompt was repeated on purpose")
-    detail = "a repeated prompt takes " + " and ".join(f"{s:.2f}" for s in shares) + (
+    detail = "a repeated prompt takes " + " and ".join(f"{np.median(s):.2f}" for s in shares) + (
         " of its first time (target, baseline)")  # fmt: skip
-    return Check(name, bool(min(shares) >= CACHED), detail)
+    return Check(name, not any(map(cached, shares)), detail)
 
 
-def _repeated(audits: Sequence[dict]) -> float:
-    shares = [a["again_s"] / a["prompt_s"] for a in audits if a.get("again_s") and a["prompt_s"]]
-    return float(np.median(shares)) if shares else np.nan
+def _repeated(audits: Sequence[dict]) -> list[float]:
+    """The second time as a share of the first, of each child."""
+    return [a["again_s"] / a["prompt_s"] for a in audits if a.get("again_s") and a.get("prompt_s")]
 
 
 def _interleaved(sides: Sides) -> Check:
@@ -213,8 +254,28 @@ def _others(sides: Sides) -> Check:
     return Check(name, bool(most <= OTHERS_S), f"at most {most:.3f} s of CPU time in a turn")
 
 
-def _aa(aa: Ratio | None, metric: str) -> Check:
+def _pace(logs: pd.DataFrame, unit: Sequence[str]) -> Check:
+    """Whether the ratio is the same at both ends of a process run: one engine alone may drift.
+
+    The change over a process run, by a straight line through its blocks, with Student's interval
+    over process runs; a machine that drifts changes both sides alike, and no ratio.
+    """
+    name = "ratio keeps over the blocks"
+    runs = [run for _, run in logs.groupby(list(unit)) if len(run) > 2]
+    changes = [np.polyfit(run["block"], run["log"], 1)[0] * np.ptp(run["block"]) for run in runs]
+    if len(changes) < 2:
+        return Check(name, None, "too few blocks in a process run")
+    middle, error = np.mean(changes), np.std(changes, ddof=1) / len(changes) ** 0.5
+    reach = stats.t.ppf(1 - PACE_LUCK / 2, len(changes) - 1) * error
+    changed = abs(middle) >= PACE and abs(middle) > reach
+    detail = f"it changes by {100 * np.expm1(middle):+.1f} % from the first block to the last"
+    return Check(name, not changed, detail)
+
+
+def _aa(aa: Ratio | None, metric: str, served_otherwise: str) -> Check:
     name = "A/A pair"
+    if served_otherwise:
+        return Check(name, False, served_otherwise)
     if aa is None or not aa.estimable:
         return Check(name, False, "no engine was measured twice in two process runs or more: "
                      "there is no noise floor")  # fmt: skip

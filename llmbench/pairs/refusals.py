@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -15,6 +15,7 @@ from llmbench.pairs.ratios import is_known
 from llmbench.params import one_of
 
 CONTENDER = ("options", "impl", "attention_impl", "weight_format")  # one value each, of an engine
+NUMBERS = ("others_cpu_s", "sequence", "repeat", "prompt_tokens")  # used beside the metrics
 NAMED = 6  # rows named in a refusal
 MEND = {"cold": "ask for warm-ups (warmups: 1)", "short": "the engine ended early; see its options",
         "incorrect": "look why its outputs differ; no speed counts for a wrong answer",
@@ -26,7 +27,13 @@ def check_asked(
     by: str,
 ) -> None:  # fmt: skip
     """Raises: BadParams for a name that the frame does not have, or a bar that is no ratio."""
-    if not metrics:
+    if not isinstance(frame, pd.DataFrame):
+        raise BadParams(f"rows are a pandas DataFrame, not a {type(frame).__name__}",
+                        how="llmbench.read(folder), or pandas.DataFrame(rows)")  # fmt: skip
+    if doubled := sorted({str(name) for name in frame.columns[frame.columns.duplicated()]}):
+        raise BadParams(f"the rows have several columns called {', '.join(doubled[:NAMED])}",
+                        how="rename or drop all but one")  # fmt: skip
+    if not (metrics and all(isinstance(name, str) for name in metrics)):
         raise BadParams("no metric to compare in", how='metric="decode_tok_per_s"')
     for column in (by, *metrics, "process_run", "block"):
         if column not in frame:
@@ -79,11 +86,36 @@ def prepared(frame: pd.DataFrame, by: str, metrics: Sequence[str]) -> pd.DataFra
             raise BadParams("the column twin holds something else than true and false",
                             how="read the rows again with that column as booleans")  # fmt: skip
         rows["twin"] = twins.astype(bool)
-    for name in metrics:
-        numbers = pd.to_numeric(rows[name], errors="coerce")
-        _refuse(rows.index[numbers.isna() & rows[name].notna()], rows, f"{name} that is no number")
-        rows[name] = numbers
+    for name in (*metrics, *(set(NUMBERS) & set(rows))):
+        rows[name] = _numbers(rows, name)
+    if "audit" in rows:
+        odd = rows.index[~rows["audit"].map(_is_audit).astype(bool)]
+        _refuse(odd, rows, "column audit that llmbench did not write")
     return rows
+
+
+def _numbers(rows: pd.DataFrame, name: str) -> pd.Series:
+    """The column as numbers, NaN where it is empty. Raises: BadParams for text, dates and truth."""
+    kind = pd.api.types
+    if kind.is_bool_dtype(rows[name]) or kind.is_datetime64_any_dtype(rows[name]) or (
+        kind.is_timedelta64_dtype(rows[name])):  # fmt: skip
+        raise BadParams(
+            f"the column {name} holds {rows[name].dtype}, no numbers",
+            how="convert it to seconds, or to the unit that its name tells",
+        )
+    numbers = pd.to_numeric(rows[name], errors="coerce")
+    _refuse(rows.index[numbers.isna() & rows[name].notna()], rows, f"{name} that is no number")
+    return numbers
+
+
+def _is_audit(value: Any) -> bool:
+    """Whether it is none, or what a record keeps: as many lists as prefixes."""
+    if not isinstance(value, Mapping):
+        return value is None or value != value
+    parts = [value.get(name) for name in ("prefixes", "next_ids", "next_logprobs")]
+    if not all(isinstance(part, list) for part in parts) or len(set(map(len, parts))) > 1:
+        return False
+    return all(len(ids) == len(logs) for ids, logs in zip(*parts[1:], strict=True))
 
 
 def _flags(value: Any) -> tuple[str, ...]:

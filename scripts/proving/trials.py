@@ -7,20 +7,18 @@ of a real run would see. Nothing is shared between trials but the code.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from scipy import stats as scipy_stats
 
 from llmbench import metrics, planted, stats
-from llmbench.pairs import Comparison, compare
+from llmbench.pairs import Comparison, compare, power
 from llmbench.params import Study, make_study
 from llmbench.points import plan
 
 TARGET, BASELINE = "edge", "transformers"  # names only: fake engines answer under both
-RUN_NOISE, NOISE = 0.008, 0.006 * math.sqrt(5)  # of logs: 1 % in the mean of 5 blocks
+RUN_NOISE, NOISE = power.RUN_SD, power.REPEAT_SD  # of logs: 1 % in the mean of 5 blocks
 LAW = {"floor_s": 1e-3, "unit_s": 1e-5, "decode_s": 0.02}  # s, of the baseline
 PROMPT_TOKENS, OUTPUT_TOKENS = 16, 4
 BLOCKS_A_RUN = 5
@@ -166,19 +164,6 @@ def theory(scenario: Scenario) -> dict[str, float]:
     return {"interval excludes 1": apart, "and beyond the noise floor": beyond}
 
 
-@lru_cache
 def expected(difference: float, process_runs: int) -> tuple[float, float]:
-    """Shares of intervals that exclude 1, and of those also beyond the noise floor.
-
-    Plain normal draws of 1 % a process run for target, baseline and twin, with Student's interval:
-    nothing of the pipeline is in it.
-    """
-    draw = np.random.default_rng(17)
-    logs = 0.01 * draw.standard_normal((3, DRAWS, process_runs))
-    ratio, twins = logs[0] + math.log1p(difference) - logs[1], logs[1] - logs[2]
-    reach = scipy_stats.t.ppf(0.975, process_runs - 1) / math.sqrt(process_runs)
-    middle, half = ratio.mean(axis=1), reach * ratio.std(axis=1, ddof=1)
-    floor = np.maximum(np.expm1(reach * twins.std(axis=1, ddof=1)),
-                       np.abs(np.expm1(twins.mean(axis=1))))  # fmt: skip
-    apart = np.abs(middle) > half
-    return float(apart.mean()), float((apart & (np.abs(np.expm1(middle)) > floor)).mean())
+    """Shares of intervals that exclude 1, and of those also beyond the noise floor."""
+    return power.simulated(difference, process_runs, power.side_sd(BLOCKS_A_RUN), draws=DRAWS)

@@ -75,3 +75,16 @@ def test_a_gpu_that_is_not_there_is_unsupported():
         pytest.skip("this machine has a GPU")
     with pytest.raises(Unsupported, match="no usable GPU"):
         TransformersEngine().load(find_model("builtin:tiny"), {"device": "cuda"})
+
+
+def test_a_layer_that_was_left_plain_is_named_although_another_is_quantized(monkeypatch):
+    from transformers import BitsAndBytesConfig
+
+    def partly(self, device):
+        config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["up_proj", "lm_head"])
+        return {"quantization_config": config, "device_map": device}
+
+    monkeypatch.setattr(TransformersEngine, "_quantized", partly)
+    asked = {"quantization": "int8", "dtype": "bfloat16", "threads": 1}
+    with pytest.raises(Unsupported, match=r"not all layers have it[\s\S]*layers\.0\.mlp\.up_proj"):
+        TransformersEngine().load(find_model("builtin:tiny"), asked)

@@ -9,7 +9,7 @@ import pytest
 import llmbench
 from llmbench.errors import BadParams, CannotSay
 from llmbench.pairs.checks import distance
-from llmbench.pairs.power import detectable, power
+from llmbench.pairs.power import detectable, power, side_sd, simulated
 from llmbench.pairs.ratios import holm
 from llmbench.pairs.tails import tails_of
 
@@ -280,7 +280,7 @@ def test_prompts_must_be_the_same_ids():
     retried = rows.assign(prompt_sha256=rows["prompt_sha256"].where(~again, "y"),
                           repeat=again.astype(int))  # fmt: skip
     found = check(compared(retried), "same prompts")
-    assert found.passed and "29 of 30 pairs; in the others a disturbed turn" in found.detail
+    assert found.passed and "29 of 30 pairs; in each of the others a disturbed turn" in found.detail
 
 
 def test_an_aa_pair_that_misses_1_raises_the_noise_floor():
@@ -318,7 +318,10 @@ def test_distance_sees_other_tokens_and_other_prefixes():
     assert distance(one, other) == pytest.approx(8.5)
     unknown = other | {"next_ids": [[9, 6], [7, 8]], "next_logprobs": [[-0.1, -1.0], [-0.2, -2.0]]}
     assert distance(one, unknown) == pytest.approx(0.9)  # 9 is at most as likely as one's last
-    assert distance(one, audit() | {"prefixes": [1, 5]}) == math.inf
+    assert distance(one, audit() | {"prefixes": [2, 4]}) == math.inf
+    other["prefixes"] = [1, 5]  # only what both were asked for counts
+    other["next_logprobs"][1][0] = -7.0
+    assert distance(one, other) == pytest.approx(8.5)
 
 
 @pytest.mark.parametrize(
@@ -432,7 +435,91 @@ def test_power_of_the_default_design():
     sd = 0.01 * math.sqrt(2)
     assert power(0.03, 6, sd) == pytest.approx(0.980, abs=0.002)  # noncentral t, worked apart
     assert power(0.03, 5, sd) == pytest.approx(0.929, abs=0.002)
-    seen = detectable(6, sd)
-    assert power(seen, 6, sd) == pytest.approx(0.95, abs=1e-3)
-    assert detectable(12, sd) < seen
-    assert math.isnan(detectable(1, sd))
+    apart, beyond = simulated(0.03, 6, 0.01)
+    assert apart == pytest.approx(power(0.03, 6, sd), abs=0.005) and beyond < apart
+    seen = detectable(6, blocks=5)
+    assert simulated(seen, 6, side_sd(5))[1] == pytest.approx(0.95, abs=0.003)
+    assert detectable(12, blocks=5) < seen < detectable(6, blocks=2)
+    assert seen < detectable(6, blocks=5, claims=4)
+    assert math.isnan(detectable(1, blocks=5))
+
+
+def planted_answers(rows, other):
+    """Rows with the hash of their prompt as answer; the target's answers in `other` are others."""
+    answers = rows["prompt_sha256"].where(~((rows["engine"] == "fast") & other), "garbage")
+    return rows.assign(output_sha256=answers)
+
+
+def test_other_answers_than_the_baselines_take_the_verdict_away():
+    rows = frame(1.3)
+    one = rows["block"] == 0
+    found = compared(planted_answers(rows, one))
+    assert (
+        found.verdict == "yes" and "equal in 24 of 30 pairs" in check(found, "outputs agree").detail
+    )
+    assert compared(planted_answers(rows, ~one)).verdict is None
+    bits = rows.assign(weight_format="bfloat16")  # rounding parts greedy answers there
+    assert compared(planted_answers(bits, ~one)).verdict == "yes"
+
+
+def test_a_decoded_token_that_its_own_prefill_does_not_name_is_no_model():
+    rows = frame(1.3)
+    fast = rows["audit"].notna() & (rows["engine"] == "fast")
+
+    def strays(gap):
+        audits = [audit() | {"decoded_gap": gap} if f else a
+                  for f, a in zip(fast, rows["audit"], strict=True)]  # fmt: skip
+        return compared(rows.assign(audit=audits))
+
+    assert strays(0.0).verdict == "yes"
+    found = strays(0.4)
+    assert found.verdict is None and "0.4 less likely" in check(found, "outputs agree").detail
+    assert strays(math.nan).verdict is None
+
+
+def test_one_engine_that_slows_down_within_its_process_runs_is_not_compared():
+    rows = frame(1.3)
+    slower = 1 - 0.05 * rows["block"] * (rows["engine"] == "fast")
+    found = compared(rows.assign(decode_tok_per_s=rows["decode_tok_per_s"] * slower))
+    kept = check(found, "ratio keeps over the blocks")
+    assert found.verdict is None and not kept.passed and "-2" in kept.detail
+    both = rows.assign(decode_tok_per_s=rows["decode_tok_per_s"] * (1 - 0.05 * rows["block"]))
+    assert check(compared(both), "ratio keeps over the blocks").passed
+
+
+def test_a_twin_served_by_other_code_is_no_pair_with_its_engine():
+    rows = frame(1.3).assign(impl="plain")
+    rows["impl"] = rows["impl"].where(~rows["twin"], "fused")
+    found = compared(rows)
+    assert found.verdict is None and "impl plain against fused" in check(found, "A/A pair").detail
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda rows: rows.to_dict("list"), "not a dict"),
+        (lambda rows: pd.concat([rows, rows["tpot_s"]], axis=1), "several columns called tpot_s"),
+        (lambda rows: rows.assign(decode_tok_per_s=rows["tpot_s"] > 0), "holds bool"),
+        (lambda rows: rows.assign(decode_tok_per_s=pd.Timestamp("2026-01-01")), "no numbers"),
+        (lambda rows: rows.assign(others_cpu_s="none"), "others_cpu_s that is no number"),
+        (lambda rows: rows.assign(audit=[{"prefixes": 3}] * len(rows)), "did not write"),
+        (lambda rows: rows.assign(audit="text"), "did not write"),
+    ],
+)
+def test_foreign_rows_that_cannot_be_meant_so_are_refused(spoil, said):
+    with pytest.raises(BadParams, match=said):
+        compared(spoil(frame()))
+
+
+def test_no_metric_is_refused():
+    with pytest.raises(BadParams, match="no metric"):
+        compared(frame(), metric=None)
+
+
+def test_log_probabilities_that_are_no_numbers_agree_with_nothing():
+    rows = frame()
+    first = rows["audit"].notna() & (rows["engine"] == "fast")
+    rows["audit"] = [audit(math.nan) if f else a
+                     for f, a in zip(first, rows["audit"], strict=True)]  # fmt: skip
+    found = compared(rows)
+    assert found.verdict is None and "finite" in check(found, "outputs agree").detail

@@ -179,6 +179,11 @@ def lines(scratch: Path) -> list[dict[str, Any]]:
     compare = ["compare", "compared", "--target", "edge", "--baseline", "transformers"]
     two = ["--metric", "decode_tok_per_s", "--metric", "ttft_s"]
     started = {"base": nothing, "baseline": "python -c pass"}
+    shape = (
+        "import os, tempfile; folder = tempfile.TemporaryDirectory();"
+        "os.environ['LLMBENCH_CACHE'] = folder.name;"
+        "from llmbench.models.shapes import make_shape; make_shape('shape:llama-3.2-1b')"
+    )
     many, again = str(many_points(scratch)), finished_run(scratch)
     ours = append_cost(store.create_run("append", scratch), durable=True)
     plain = append_cost(store.create_run("plain", scratch), durable=False)
@@ -202,6 +207,7 @@ def lines(scratch: Path) -> list[dict[str, Any]]:
         {"what": "generate, first token",
          "run": llmbench("generate", "builtin:tiny", "--tokens", "1"),
          "bar_s": 3.0} | started,
+        {"what": "shape:llama-3.2-1b, made", "run": python(shape), "bar_s": 60.0} | started,
         {"what": "papermill, one empty notebook", "run": python(run_notebook, outputs=scratch),
          "bar_added_s": 3.0} | started,
         {"what": "one append, fsync included", "run": ours, "base": plain,

@@ -19,9 +19,11 @@ CHOSEN = {
     "02_scaling_study": f"""{SMALL[:-1]}, engines: [fake], batch_sizes: [1, 2],
         engine_options: {{fake: {{law: n, unit_s: 1.0e-5, oom_above: 60}}}},
         context_lens: [8, 16, 40]}}""",
-    "03_ollama_comparison": f"{SMALL[:-1]}, prompts: [hello]}}",
+    "03_ollama_comparison": f"""{SMALL[:-1]}, prompts: [hello],
+        models: ["builtin:tiny", "shape:smollm-135m"]}}""",
     "04_attention_study": f"{SMALL[:-1]}, context_lens: [16]}}",
-    "05_context_windows": f"{SMALL[:-1]}, context_lens: [16]}}",
+    "05_context_windows": f"""{SMALL[:-1]}, context_lens: [16],
+        models: ["builtin:tiny", "shape:smollm-135m"]}}""",
 }  # what is asked of a study; the others only read what these measured
 NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("*.ipynb"))  # the order in which they are read
 

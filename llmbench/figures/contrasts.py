@@ -148,9 +148,8 @@ def draw_weights(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame, str]:
         names = [name + ("" if row.passed else ":\ndid not pass")
                  for name, row in zip(names, data.itertuples(), strict=True)]  # fmt: skip
         mib = data["weight_bytes"] / 2**20 if len(data) else []
-        ax.barh(range(len(data)), mib, height=0.6, color=style.colour_of("transformers"))
-        for place, value in enumerate(mib):
-            ax.annotate(f" {value:.3g}", (value, place), va="center")
+        bars = ax.barh(range(len(data)), mib, height=0.6, color=style.colour_of("transformers"))
+        ax.bar_label(bars, fmt="%.3g", padding=4)
         ax.margins(x=0.15)
         ax.set_yticks(range(len(data)), names)
         ax.invert_yaxis()

@@ -82,9 +82,9 @@ def _memory(frame: pd.DataFrame) -> list[str]:
         fitted = np.polyfit(peaks.columns.to_numpy(float), peaks.to_numpy(float).T, 1)
         slope, base = (stats.median_interval(values) for values in fitted)
         kv = 1000 * line.rows["kv_bytes_per_token"].median() * line.batch_size
-        beside = f"; its keys and values alone are {nbytes(kv)}" if np.isfinite(kv) else ""
+        beside = f"; keys and values of 1,000 tokens are {nbytes(kv)}" if np.isfinite(kv) else ""
         told.append(f"{line.model} with {line.engine}: the peak of resident memory "
-                    f"{_each_thousand(slope)} for each 1,000 tokens of a window, from "
+                    f"{_each_thousand(slope)}, from "
                     f"{nbytes(max(0.0, base.value))} (a straight line through "
                     f"{len(peaks.columns)} windows, {count(slope.n, 'process run')})"
                     f"{beside}.")  # fmt: skip
@@ -92,10 +92,10 @@ def _memory(frame: pd.DataFrame) -> list[str]:
 
 
 def _each_thousand(slope: Interval) -> str:
-    """'grows by 28.6 MiB (95 % interval 28.1-29.0 MiB)', from bytes a token; or does not."""
+    """'grows by 28.6 MiB (95 % interval 28.1-29.0 MiB) for each …', from bytes a token."""
     ends = (slope.low, slope.high) if slope.estimable else (slope.value, slope.value)
     if ends[0] <= 0:
-        return "does not surely grow" if ends[1] > 0 else "does not grow"
+        return f"does not {'surely ' * (ends[1] > 0)}grow with the window"
     value, low, high = (nbytes(1000 * bound) for bound in (slope.value, *ends))
     sure = f"95 % interval {low}{EN}{high}" if slope.estimable else "no interval"
-    return f"grows by {value} ({sure})"
+    return f"grows by {value} ({sure}) for each 1,000 tokens of a window"

@@ -19,7 +19,9 @@ from llmbench.redact import redact
 from llmbench.store.reader import read_rows_and_digest, uncollected
 from llmbench.units import nbytes, per_second, seconds
 
-TOLD = ("llmbench", "torch", "transformers", "bitsandbytes", "ollama")  # versions in a caption
+TOLD = ("llmbench", "torch", "transformers", "bitsandbytes", "ollama")  # versions in a caption,
+SERVES = {"transformers": {"transformers"}, "ollama": {"ollama"},
+          "bitsandbytes": {"int8", "nf4"}}  # some only where they served  # fmt: skip
 MOST_ROWS = 60  # of a table on the page; its files hold all
 
 
@@ -34,8 +36,9 @@ class Plate(NamedTuple):
 
 DRAWN = {  # what a caption says of what is drawn
     "fixed cost": "Dotted: fixed cost of the fitted law.",
-    "memory roof": "Dashed: the least time by the measured roof of the memory.",
-    "compute roof": "Dashed: the least time by the measured roof of the processor.",
+    "memory roof": "Thin lines: the least time by the measured roof of the memory, unless a cache "
+    "holds the weights.",
+    "compute roof": "Thin lines: the least time by the measured roof of the processor.",
     "model loaded": "Dotted: the model is loaded and has done no work yet.",
     **dict.fromkeys(STATUSES, "Crossed out at the upper edge: sizes that failed."),
 }
@@ -281,25 +284,27 @@ def _dates(frame: pd.DataFrame) -> str:
 def _circumstances(report: Report) -> str:
     """What every caption must say: device, versions, clocks, warm-up, date, records."""
     frame = report.frame
-    runs = frame.groupby(["run", "fingerprint"])["process_run"].nunique()
+    runs = frame.groupby(["run", "fingerprint", "study"])["process_run"].nunique()
     warm = frame[frame["warmups"] > 0]
     turns = ", ".join(map(str, sorted(warm["warmups"].unique())))
     warmup = (f"warm-up {seconds(warm['warmup_s'].median())} (turns: {turns}) before the first "
               "repeat of a shape, not counted")  # fmt: skip
-    machines = sorted({_device(e) for a in report.abouts for e in a.environments.values()})
+    served = {*frame["engine"], *frame["weight_format"].dropna()}
+    told = [name for name in TOLD if served & SERVES.get(name, served)]
+    machines = sorted({_device(e, told) for a in report.abouts for e in a.environments.values()})
     parts = [*machines, f"threads {', '.join(map(str, sorted(frame['threads'].unique())))}",
-             f"process runs {', '.join(map(str, sorted(runs.unique())))}",
+             f"process runs {', '.join(map(str, sorted(runs.unique())))} (by study)",
              warmup if len(warm) else "no warm-up recorded", f"measured {_dates(frame)}",
              f"records {report.digest}"]  # fmt: skip
     return "; ".join(parts)
 
 
-def _device(environment: Mapping[str, Any]) -> str:
+def _device(environment: Mapping[str, Any], told: Sequence[str]) -> str:
     """Device, versions and clocks policy of one environment."""
     machine = environment["machine"]
     names = [machine["cpu_model"], *(gpu["name"] for gpu in machine["gpus"])]
     packages = machine["packages"]
-    versions = ", ".join(f"{n} {packages[n]}" for n in TOLD if n in packages)
+    versions = ", ".join(f"{n} {packages[n]}" for n in told if n in packages)
     clocks = f"clock governor {machine['cpu_governor'] or 'not readable, clocks not fixed'}"
     return f"{', '.join(names)}; {versions}; {clocks}"
 
@@ -320,11 +325,19 @@ def _machines(abouts: Sequence[About]) -> list[tuple[str, dict[str, str]]]:
             "Python": machine["python"],
             "Packages": ", ".join(f"{n} {v}" for n, v in sorted(machine["packages"].items())),
             "Clock governor": machine["cpu_governor"] or "not readable",
+            "Code": _code(environment),
             "Roofs": f"{per_second(roofs['bytes_per_s'], 'B')}, {flops}: {roofs['source']}"
             if roofs.get("bytes_per_s") else "not measured",
         }  # fmt: skip
         found.setdefault(environment["fingerprint"], facts)
     return list(found.items())
+
+
+def _code(environment: Mapping[str, Any]) -> str:
+    """The commit that measured, and whether it was changed."""
+    commit = environment["machine"].get("git_commit")
+    changed = ", with uncommitted changes" if environment["machine"].get("git_dirty") else ""
+    return f"{commit[:12]}{changed}" if commit else ""
 
 
 def _grids(made: dict[str, pd.DataFrame]) -> list[Grid]:

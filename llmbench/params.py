@@ -84,6 +84,7 @@ class Study(Noun):
 
     question: ClassVar[str]
     side_by_side: ClassVar[bool] = True  # contenders are loaded together and take turns
+    cells_apart: ClassVar[bool] = False  # each size has processes of its own
     run_id: RunId = ""
     seed: int = Field(17, ge=0, lt=2**32)
     budget_minutes: float = Field(0.0, ge=0)  # 0: no limit; the rest is deferred and listed
@@ -238,6 +239,7 @@ class ContextWindows(Lengths):
     """What a context window costs when it is really filled."""
 
     question = "What does a context window cost in time and memory when it is really filled?"
+    cells_apart = True  # memory that a larger window left behind would count as a smaller one's
     batch_sizes: list[BatchSize] = Field([1], min_length=1)
     context_lens: list[Tokens] = Field([512, 1024, 2048, 4096], min_length=1)  # whole windows
     output_tokens: Tokens = 32

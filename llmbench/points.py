@@ -103,12 +103,13 @@ CELLS: dict[str, Callable[[Any, ModelSource], Iterable[dict[str, Any]]]] = {
 
 
 def _process_run(study: Study, points: list[Point], process_run: int) -> Iterator[Group]:
-    """A group a model; where contenders are not side by side, a group each."""
+    """A group a model; where contenders are not side by side, a group each, or a cell each."""
     order = random.Random(f"{study.seed}/{process_run}")
     groups: dict[tuple, list[Point]] = {}
     for point in points:
         alone = "" if study.side_by_side else point.contender
-        groups.setdefault((point.model, alone), []).append(point)
+        cell = point.cell if study.cells_apart else ()
+        groups.setdefault((point.model, alone, cell), []).append(point)
     for key in _shuffled(order, list(groups)):
         yield Group(process_run, key[0], _turns(order, groups[key], process_run, study.blocks))
 

@@ -3,6 +3,7 @@
 import math
 import re
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ def scaling_table(frame: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame({"Engine": names, "Model": cells["model"],
                           "Batch (rows)": cells["batch_size"],
                           "Prompt (tokens)": cells["context_len"],
-                          "Outcome": cells["status"].map(STATUSES).fillna("measured")})  # fmt: skip
+                          "Outcome": cells["status"].map(lambda s: STATUSES.get(s, s)).replace(
+                              "ok", "measured")})  # fmt: skip
     for metric, summary in summaries(frame, SHOWN).items():
         known = cells[CELL].merge(summary, on=CELL, how="left")
         if metric == SHOWN[0]:
@@ -54,13 +56,27 @@ def scaling_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def checks_table(told: Iterable[Told]) -> pd.DataFrame:
-    """A row a pair and check: whether it holds, and what was seen."""
+    """A row a pair, check and what was seen: whether it holds, and of which claims that is said."""
     states = {True: "holds", False: "FAILS", None: "not recorded"}
-    rows = [{"Target": one.target, "Baseline": one.baseline, "Check": check.name,
-             "Outcome": states[check.passed], "Seen": check.detail}
-            for one in told if one.comparison for check in one.comparison.checks]  # fmt: skip
-    columns = ["Target", "Baseline", "Check", "Outcome", "Seen"]
-    return pd.DataFrame(rows, columns=columns).drop_duplicates(ignore_index=True)
+    claims = [(one, claim) for one in told if one.comparison for claim in one.comparison.claims]
+    seen: dict[tuple, list[str]] = {}
+    for one, claim in claims:
+        for check in claim.checks:
+            row = (one.target, one.baseline, check.name, states[check.passed], check.detail)
+            seen.setdefault(row, []).append(f"{METRICS[one.metric].label}, {_asked(claim)}")
+    of = Counter((one.target, one.baseline) for one, _ in claims)
+    order = {name: place for place, name in enumerate(dict.fromkeys(row[2] for row in seen))}
+    rows = [(*row[:3], "all" if len(which) == of[row[:2]] else "; ".join(which), *row[3:])
+            for row, which in seen.items()]  # fmt: skip
+    rows.sort(key=lambda row: (row[:2], order[row[2]]))
+    columns = ["Target", "Baseline", "Check", "Claims", "Outcome", "Seen"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _asked(claim: Claim) -> str:
+    """'named texts', or the length of the prompts."""
+    length = dict(claim.group).get("prompt_tokens")
+    return f"{length:,} tokens" if length else "named texts"
 
 
 def ratios_table(told: Iterable[Told]) -> pd.DataFrame:
@@ -81,9 +97,7 @@ def ratios_table(told: Iterable[Told]) -> pd.DataFrame:
 def _claim(claim: Claim) -> dict[str, Any]:
     """One claim as a row for people; one that has no ratio says why, and no numbers."""
     group = dict(claim.group)
-    length = group.get("prompt_tokens")
-    about = {"Model": group.get("model", ""),
-             "Prompt": f"{length:,} tokens" if length else "named texts",
+    about = {"Model": group.get("model", ""), "Prompt": _asked(claim),
              "At least": f"{claim.at_least:g}"}  # fmt: skip
     if math.isnan(claim.ratio):
         why = "; ".join(check.detail for check in claim.checks if check.passed is False)
@@ -228,9 +242,16 @@ def _line(value: Any) -> str:
 
 
 def _cells(frame: pd.DataFrame) -> pd.DataFrame:
-    """Every cell that was tried, with `status` `ok` or how all of its repeats failed."""
+    """Every cell that was tried: `status` is `ok`, or why none of its repeats is counted."""
     measured = shown(frame)[CELL].drop_duplicates().assign(status="ok")
-    return pd.concat([measured, lost_sizes(frame)], ignore_index=True).fillna(
+    done = frame[frame["status"] == "ok"].fillna(dict.fromkeys(SERVED, ""))
+    flags = done.groupby(CELL, sort=False)["flags"].agg(
+        lambda of: sorted({f for s in of for f in s})
+    )
+    flagged = flags.map(lambda names: f"all flagged: {', '.join(names)}").rename("status")
+    known = pd.MultiIndex.from_frame(measured[CELL].fillna(dict.fromkeys(SERVED, "")))
+    flagged = flagged[~flagged.index.isin(known)].reset_index()
+    return pd.concat([measured, lost_sizes(frame), flagged], ignore_index=True).fillna(
         dict.fromkeys(SERVED, "")
     )
 

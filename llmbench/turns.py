@@ -34,6 +34,7 @@ class Lane:
     process_run: int
     longest: Repeat | None = None  # whose length compared contenders are audited at
     child: Child | None = None
+    loaded: bool = False
     served: Served | None = None
     failures: int = 0
     refusal: dict[str, Any] | None = None  # loading is not possible at all: said for each repeat
@@ -41,11 +42,18 @@ class Lane:
     audited: bool = False  # this child
     lost_in_audit: bool = False  # no other child is asked
 
-    def load(self) -> None:
-        """Have a fresh child with the model loaded. Raises: ChildLost."""
-        if self.child or self.refusal:
-            return
+    def wake(self) -> None:
+        """Have a fresh child that imports what its engine needs, while others do the same."""
         self.child, self.warmed, self.audited = Child(self.first.threads), set(), False
+        self.child.wake(self.first.engine)
+
+    def load(self) -> None:
+        """Have a child with the model loaded, a fresh one if need be. Raises: ChildLost."""
+        if self.loaded or self.refusal:
+            return
+        if not self.child:
+            self.wake()
+            self.child.awake(self.timeout_s)
         options = self.first.engine_options | {
             "device": self.first.device, "threads": self.first.threads,
         }  # fmt: skip
@@ -59,7 +67,7 @@ class Lane:
         )  # fmt: skip
         if answer["status"] == "ok":
             named = {"child": secrets.token_hex(4)}
-            self.served = Served.model_validate(answer["served"] | named)
+            self.served, self.loaded = Served.model_validate(answer["served"] | named), True
         else:
             self.close()
             if answer["status"] == "failed":
@@ -102,7 +110,7 @@ class Lane:
         """End the child."""
         if self.child:
             self.child.kill()
-        self.child = None
+        self.child, self.loaded = None, False
 
 
 def process_seed(point: Point, process_run: int) -> int:
@@ -198,8 +206,15 @@ def open_lanes(group: Group, timeout_s: float) -> Iterator[dict[str, Lane]]:
                  for c, p in firsts.items()}  # fmt: skip
         for lane in lanes.values():
             stack.callback(lane.close)
+            lane.wake()
+        steps = [(lane, do) for do in (_await, Lane.load) for lane in lanes.values()]
+        for lane, do in steps:  # nobody loads, which is timed, while others still import
             try:
-                lane.load()
+                do(lane)
             except ChildLost:
                 lane.close()  # its first turn tries again and records why
         yield lanes
+
+
+def _await(lane: Lane) -> None:
+    lane.child.awake(lane.timeout_s)

@@ -68,12 +68,26 @@ class Child:
         """The child's answer. Raises: ChildLost when it dies or is silent for `timeout_s`."""
         try:
             self._channel.send_bytes(json.dumps(message, allow_nan=False).encode())
+        except OSError:  # it died amid a message
+            raise self._lost() from None
+        return self._answer(timeout_s)
+
+    def _answer(self, timeout_s: float) -> dict[str, Any]:
+        try:
             if not self._channel.poll(timeout_s):
                 self.kill()
                 raise ChildLost("timeout", f"no answer within {timeout_s:g} s; killed")
             return json.loads(self._channel.recv_bytes())
-        except (EOFError, OSError):  # OSError: it died amid a message
+        except (EOFError, OSError):
             raise self._lost() from None
+
+    def wake(self, engine: str) -> None:
+        """Have the child import what `engine` needs, while others do the same."""
+        self._channel.send_bytes(json.dumps({"do": "wake", "engine": engine}).encode())
+
+    def awake(self, timeout_s: float) -> None:
+        """Wait for the answer to `wake`. Raises: ChildLost."""
+        self._answer(timeout_s)
 
     def cpu_s(self) -> float:
         """CPU seconds used by the child so far; 0 when it is gone."""
@@ -130,6 +144,15 @@ class Session:
             )
             return {"status": status, "reason": text, "memory": {"limit_bytes": self.limit_bytes}}
 
+    def do_wake(self, engine: str) -> dict[str, Any]:
+        """Import what `engine` needs; what that maps is no part of the model's memory limit."""
+        from llmbench import engines
+
+        self.engine = engines.create(engine)
+        for module in self.engine.imports:
+            import_module(module)
+        return {"status": "ok"}
+
     def do_load(
         self,
         engine: str,
@@ -139,14 +162,11 @@ class Session:
         memory_limit_bytes: int,
     ) -> dict[str, Any]:
         """Load `model` in `engine` within the memory limit; what really serves."""
-        from llmbench import engines
         from llmbench.models.source import find_model
         from llmbench.models.tokenizer import load_tokenizer
         from llmbench.profilers.memory import available_bytes, limit_address_space, rss_bytes
 
-        self.engine = engines.create(engine)
-        for module in self.engine.imports:  # what they map is not the model's: no part of the limit
-            import_module(module)
+        self.do_wake(engine)
         source = find_model(model)
         self.trained = source.config.get("max_position_embeddings")
         if source.sha256 != sha256:

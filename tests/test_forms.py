@@ -22,6 +22,7 @@ FORMS = {  # options, format, linear layers by class, log-probability of the lik
 REPEATS = 12  # of each form: 6 process runs, 2 blocks
 
 
+TOLD = "which is told and not judged."
 MOVED = ("after the prefixes that were asked for, log-probabilities of the likeliest tokens move "
          "by at most")  # fmt: skip
 
@@ -72,8 +73,9 @@ def test_every_form_passes_with_its_distance_and_its_proof():
     assert told[0].startswith("builtin:tiny loads and generates as asked in 4 of 4 forms")
     assert told[1:3] == [
         "int8 of builtin:tiny is proved by 21 of 22 linear layers of class Linear8bitLt; "
-        f"{MOVED} 0.25.",
-        f"nf4 of builtin:tiny is proved by 21 of 22 linear layers of class Linear4bit; {MOVED} 1.",
+        f"{MOVED} 0.25 nats, {TOLD}",
+        "nf4 of builtin:tiny is proved by 21 of 22 linear layers of class Linear4bit; "
+        f"{MOVED} 1 nats, {TOLD}",
     ]
 
 

@@ -75,3 +75,14 @@ def test_shards_are_disjoint_and_whole():
 def test_wrong_shards_are_refused(shard):
     with pytest.raises(BadParams, match="I/N"):
         plan("scaling", study(), shard)
+
+
+def test_each_context_window_has_processes_of_its_own():
+    study = make_study("context_windows", {"context_lens": [64, 128], "output_tokens": 4,
+                                           "engines": ["edge", "transformers"],
+                                           "process_runs": 2})  # fmt: skip
+    groups = plan("context_windows", study)
+    assert len(groups) == 4
+    for group in groups:
+        assert len({repeat.point.window for repeat in group.repeats}) == 1
+        assert {repeat.point.engine for repeat in group.repeats} == {"edge", "transformers"}

@@ -160,6 +160,33 @@ def test_tails_are_those_of_process_runs_and_kinds_of_prompt():
     assert bound.loc[("edge", "64 tokens"), "95 % of process runs within (ms)"] == f"≤ {worst:.1f}"
 
 
+def test_every_claims_own_checks_are_shown():
+    rows = compared()
+    late = rows["twin"] & (rows["context_len"] == 128)
+    rows.loc[late, "decode_tok_per_s"] *= 1.02
+    table = tables.checks_table(comparisons(rows, ["decode_tok_per_s"]))
+    weights = table[table["Check"] == "same weights"]
+    pairs = table[table["Check"] == "A/A pair"]
+    assert weights["Claims"].tolist() == ["all"]
+    assert pairs["Claims"].tolist() == ["Decode rate, 64 tokens", "Decode rate, 128 tokens"]
+
+
+def test_a_claim_names_the_prompts_and_outputs_that_it_is_about():
+    rows = compared().assign(prompt="hello", output_tokens=16)
+    (told,) = comparisons(rows, ["ttft_s"])
+    assert "on builtin:tiny after prompts of 64 to 128 tokens, 16 tokens out (" in told.sentences[0]
+
+
+def test_a_cell_whose_rows_are_all_flagged_keeps_its_line():
+    rows = compared()
+    gone = (rows["engine"] == "edge") & (rows["context_len"] == 64)
+    rows["flags"] = [("contaminated",) if f else () for f in gone]
+    table = tables.scaling_table(rows)
+    line = table[(table["Engine"] == "edge") & (table["Prompt (tokens)"] == 64)]
+    assert line["Outcome"].tolist() == ["all flagged: contaminated"]
+    assert set(table["Outcome"]) == {"measured", "all flagged: contaminated"}
+
+
 @pytest.mark.parametrize(
     ("draw", "rows"),
     [(lambda f: figures.ratios(comparisons(f)), compared), (figures.attention_share, attended)],

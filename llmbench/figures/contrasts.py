@@ -20,6 +20,7 @@ ROW_IN = 0.36  # height of one claim
 COLUMNS = ["run", "target", "baseline", "metric", "claim", "ratio", "low", "high", "noise_floor",
            "at_least", "verdict"]  # fmt: skip
 MARKS = {"yes": "o", "no": "s", "inconclusive": "D", None: "x"}
+MARKED = {"yes": "circles", "no": "squares", "inconclusive": "diamonds", None: "crosses"}
 
 
 def ratio_rows(told: Sequence[Told]) -> pd.DataFrame:
@@ -92,7 +93,12 @@ def _note(data: pd.DataFrame) -> str:
     known = np.isfinite(data["ratio"])
     told = [f"Baseline: {', '.join(sorted(data['baseline'].unique()))}."]
     if known.any():
-        told.append("Grey: noise floor of the A/A pair. Crosses: no verdict.")
+        drawn = [
+            f"{mark}: {verdict or 'no verdict'}"
+            for verdict, mark in MARKED.items()
+            if (data["verdict"].isna() if verdict is None else data["verdict"] == verdict).any()
+        ]
+        told.append(f"Grey: noise floor of the A/A pair. Verdicts: {', '.join(drawn)}.")
     if not known.all():
         told.append(f"Nothing could be paired in {(~known).sum()} of {count(len(data), 'claim')}.")
     return " ".join(told)

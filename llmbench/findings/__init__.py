@@ -46,6 +46,7 @@ QUESTIONS = {
     "attention": "What does the attention implementation change?",
     "context_windows": "What does a filled context window cost?",
 }
+TITLES = {"ollama_comparison": "Engines compared", "attention": "Attention implementations"}
 PLACE = ["run", "fingerprint", "study"]
 WORDS = {"prefill_s": "prefill time", "context_len": "prompt length", "^2": "²"}
 
@@ -102,7 +103,9 @@ class Findings:
     deferred: tuple[str, ...] = ()
     machine: tuple[str, ...] = ()
     cautions: tuple[str, ...] = ()
-    claims: str = "No claim was put to the test in these rows."
+    claims: str = (
+        "No claim of another system (llmbench/claims.toml) was put to the test in these rows."
+    )
     fits: tuple["Fit", ...] = ()  # the laws that the sentences speak of
 
     @property
@@ -195,8 +198,7 @@ def _compared(rows: pd.DataFrame, key: tuple, claimed: Mapping[str, Any]) -> Sec
         answers.insert(0, answers.pop(len(told[0].sentences) - 1))  # the longest prompt answers
     most = 1 if study == "attention" else 3
     place = f"run {run}, machine {fingerprint}"
-    return Section(_capital(study.replace("_", " ")), place, tuple(answers[:most]),
-                   tuple(answers[most:]))  # fmt: skip
+    return Section(TITLES[study], place, tuple(answers[:most]), tuple(answers[most:]))
 
 
 def _windows(rows: pd.DataFrame, key: tuple, claimed: Mapping[str, Any]) -> Section:

@@ -19,8 +19,8 @@ FLAGS = {
     "short": "fewer tokens than asked",
     "impossible": "faster than the machine can be",
     "incorrect": "the output differs from the other repeats or the reference",
-    "drift": "the machine became faster or slower over the run",
-    "unsteady": "its process changed its speed and kept no level",
+    "drift": "its times became longer or shorter over a process run",
+    "unsteady": "its process changed its speed by 1 % or more and stayed there; a label only",
     "throttled": "the clock was lowered by heat or power",
     "contaminated": "other programs used the machine",
     "duplicate": "the same repeat is stored more than once",
@@ -93,7 +93,7 @@ def excluded(frame: pd.DataFrame) -> tuple[str, ...]:
     counts = ok["flags"].explode().dropna().value_counts()
     counts = counts.drop(list(stats.LABELS), errors="ignore")
     return tuple(f"{count(number, 'repeat')} of {len(ok):,} flagged {flag}: "
-                 f"{FLAGS.get(flag, 'see the records')}; kept, and in no claim."
+                 f"{FLAGS.get(flag, 'see the records')}; kept, and in no claim of speed."
                  for flag, number in counts.sort_index().items())  # fmt: skip
 
 
@@ -162,27 +162,37 @@ def cautions(frame: pd.DataFrame, usable: pd.DataFrame) -> tuple[str, ...]:
 
 
 def _levels(usable: pd.DataFrame) -> list[str]:
-    """How many processes changed their speed for good."""
+    """How many processes changed their speed for good, of those with enough repeats to tell."""
     process = ["run", "fingerprint", "process_run", "child"]
     unsteady = usable["flags"].map(lambda flags: "unsteady" in flags).astype(bool)
-    lost, all_of_them = (rows.groupby(process).ngroups for rows in (usable[unsteady], usable))
-    return [f"No steady state: {lost:,} of {all_of_them:,} processes changed their speed by 1 % or "
-            "more and stayed there."] if lost else []  # fmt: skip
+    lost, repeats = usable[unsteady].groupby(process).ngroups, usable.groupby(process).size()
+    judged = int((repeats >= stats.STEADY_REPEATS).sum())
+    return [f"No steady state: {lost:,} of the {judged:,} processes that could be judged (of "
+            f"{len(repeats):,}) changed their speed by 1 % or more and stayed there; their rows "
+            "are labelled and enter claims."] if lost else []  # fmt: skip
 
 
 def _unstable(usable: pd.DataFrame) -> list[str]:
-    """How many cells are not steady, by metric, and the first warning; nothing where all are."""
+    """How many cells are not steady, by metric, and a warning; nothing where all are."""
     keys = usable[CELL].drop_duplicates()
     judged = keys.iloc[:: -(-len(keys) // MOST_JUDGED) or 1]
     metrics = ["prefill_s", "tpot_s"]
     told = usable[[*CELL, "process_run", "sequence", "status", "flags", *metrics]]
     rows = told.merge(judged, on=CELL)
-    counts, reasons = [], []
+    counts, worst = [], []
     for metric in metrics:
         cells = stats.stability(rows, metric, CELL)
         warned = cells[cells["warnings"].map(len) > 0]
         if len(warned):
             name = METRICS[metric].label.lower()
             counts.append(f"{name} in {len(warned):,} of {len(cells):,} cells")
-            reasons.append(warned["warnings"].iloc[0][0].removeprefix(f"{metric}: "))
-    return [f"Not steady: {', '.join(counts)}. In the first, {reasons[0]}."] if counts else []
+            worst.append(_worst(warned.loc[warned["iqr"].idxmax()]))
+    return [f"Not steady: {', '.join(counts)}. {' '.join(worst)}"] if counts else []
+
+
+def _worst(cell: pd.Series) -> str:
+    """The most scattered cell of a metric and its first warning."""
+    who = cell["attention_impl"] or cell["engine"]
+    said = cell["warnings"][0].partition(": ")[2]
+    return (f"Worst in {METRICS[cell['metric']].label.lower()} is {who} at "
+            f"{cell['context_len']:,} tokens, batch {cell['batch_size']}: {said}.")  # fmt: skip

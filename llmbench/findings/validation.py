@@ -12,7 +12,6 @@ from typing import Any
 
 import pandas as pd
 
-from llmbench import stats
 from llmbench.findings.circumstances import FLAGS, STATUSES
 from llmbench.findings.numbers import ASKED, SERVED, count, engine_names
 from llmbench.pairs.checks import distance
@@ -184,7 +183,7 @@ def validation_sentences(frame: pd.DataFrame) -> list[str]:
         told += [f"{name} as {_format(row.asked)} did not pass: {row.why}."
                  for row in rows[~rows["passed"]].itertuples()]  # fmt: skip
         told += [_proof(row) for row in good[good["asked"].isin(LAYERS)].itertuples()]
-    slow = stats.claimable(frame[frame["study"] == "model_validation"])["load_s"].max()
+    slow = _ok(frame[frame["study"] == "model_validation"])["load_s"].max()
     return [*told, f"The slowest load took {seconds(slow)}."] if slow == slow else told
 
 
@@ -192,7 +191,7 @@ def _proof(row: Any) -> str:
     """By what a quantization is proved, and how far it is from the plain weights where known."""
     name, layers = LAYERS[row.asked], Counter(row.layer_classes)
     moved = ("; after the prefixes that were asked for, log-probabilities of the likeliest tokens "
-             f"move by at most {row.distance:.2g}")  # fmt: skip
+             f"move by at most {row.distance:.2g} nats, which is told and not judged")  # fmt: skip
     return (f"{row.asked} of {row.name} is proved by {layers[name]} of "
             f"{count(layers.total(), 'linear layer')} of class {name}"
             f"{moved if row.distance == row.distance else ''}.")  # fmt: skip

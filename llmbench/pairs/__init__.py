@@ -142,7 +142,8 @@ def _claim(one: _One, rows: pd.DataFrame) -> Claim:
         at_least=one.at_least, ratio=found.ratio, low=found.low, high=found.high,
         bootstrap=(found.bootstrap_low, found.bootstrap_high),
         noise_floor=aa.noise if aa and aa.estimable else None, p=p_value(found, one.at_least),
-        equivalent=equivalent(found), process_runs=found.process_runs, blocks=found.blocks,
+        equivalent=equivalent(found), prompts=_span(mine),
+        process_runs=found.process_runs, blocks=found.blocks,
         left_out=_left_out(one.asked, unit, found.blocks), cv=found.cv,
         cv_sides=tuple(stats.coefficient_of_variation(side[one.metric]) for side in one.sides),
         formats=tuple(_format(side) for side in one.sides), checks=checks,
@@ -251,6 +252,12 @@ def _left_out(asked: tuple[pd.DataFrame, pd.DataFrame], unit: list[str], paired:
     """Blocks asked of either side that did not enter."""
     blocks = pd.concat(side[[*unit, "block"]] for side in asked).drop_duplicates()
     return len(blocks) - paired
+
+
+def _span(side: pd.DataFrame) -> tuple[int, int] | None:
+    """The shortest and the longest prompt, in tokens."""
+    lengths = side["prompt_tokens"].dropna() if "prompt_tokens" in side else side.iloc[:0]
+    return (int(lengths.min()), int(lengths.max())) if len(lengths) else None
 
 
 def _format(side: pd.DataFrame) -> str:

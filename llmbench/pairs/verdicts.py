@@ -41,6 +41,7 @@ class Claim:
     formats: tuple[str, str]  # in which the weights are held, of target and baseline
     checks: tuple[Check, ...]
     tails: tuple[Tail, ...]  # what surely few process runs exceed, of both sides
+    prompts: tuple[int, int] | None = None  # tokens of the shortest and the longest
     together: int = 1  # how many claims were corrected together
     verdict: str | None = None  # yes, no, inconclusive; None: not comparable
 
@@ -65,11 +66,18 @@ class Claim:
 
     @property
     def _where(self) -> str:
+        """'on builtin:tiny after prompts of 11 to 23 tokens, 48 tokens out, batch 2'."""
         about = dict(self.group)
         where = f" on {about['model']}" if "model" in about else ""
-        return where + (
-            f" at {about['prompt_tokens']:,} tokens" if "prompt_tokens" in about else ""
-        )
+        if "prompt_tokens" in about:
+            where += f" at {about['prompt_tokens']:,} tokens"
+        elif self.prompts:
+            low, high = self.prompts
+            span = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+            where += f" after prompts of {span} tokens"
+        out, rows = about.get("output_tokens"), about.get("batch_size", 1)
+        where += f", {out:,} tokens out" if out else ""
+        return where + (f", batch {rows:,}" if rows != 1 else "")
 
     @property
     def _numbers(self) -> str:

@@ -5,6 +5,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SIDE_BY_SIDE := -n 2 --dist loadfile
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 export HF_HUB_OFFLINE := 1
 export PYTHONWARNINGS := ignore::FutureWarning
@@ -33,10 +34,10 @@ demo: setup ## From a fresh clone to outputs/demo/report.html, on the CPU, offli
 	@$(BIN)/llmbench run params/demo.yaml --run-id demo
 
 test: setup ## Everything that needs no GPU, network or server
-	@$(BIN)/python -m pytest -m "not slow and not browser"
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow and not browser"
 
 test-slow: setup ## The long ones: kill loops, design power
-	@$(BIN)/python -m pytest -m "slow and not browser"
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "slow and not browser"
 
 test-browser: setup ## The report and a notebook in a real browser
 	@$(BIN)/python -m pytest -m browser

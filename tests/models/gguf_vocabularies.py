@@ -11,7 +11,8 @@ def byte_level(told, pre):
              for i in range(len(tokens))]  # fmt: skip
     merges = [merge if isinstance(merge, str) else " ".join(merge)
               for merge in told["model"]["merges"]]  # fmt: skip
-    return keys(model="gpt2", pre=pre, tokens=tokens, token_type=kinds, merges=merges)
+    return keys(model="gpt2", pre=pre, tokens=tuple(tokens), token_type=tuple(kinds),
+                merges=tuple(merges))  # fmt: skip
 
 
 def listed(told):
@@ -22,3 +23,12 @@ def listed(told):
 
 def keys(**values):
     return {f"tokenizer.ggml.{name}": value for name, value in values.items()}
+
+
+def sentencepiece(tokens, scores, own=()):
+    """A SentencePiece BPE model whose first three tokens are unknown, begin and end."""
+    kinds = [UNKNOWN, CONTROL, CONTROL, *(
+        BYTE if token.startswith("<0x") else USER_DEFINED if token in own else NORMAL
+        for token in tokens[3:])]  # fmt: skip
+    return keys(model="llama", pre="default", tokens=tuple(tokens), token_type=tuple(kinds),
+                scores=tuple(scores))  # fmt: skip

@@ -294,6 +294,24 @@ def models(name: str | None, as_json: bool) -> None:
 
 
 @commands.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@as_json
+def inspect(file: Path, as_json: bool) -> None:
+    """The card of FILE (GGUF, safetensors, or a Hugging Face folder) from its header alone.
+
+    A file that is cut off, contradicts itself or is something else is refused, and says where.
+    """
+    from llmbench.cli import card
+    from llmbench.models.file_card import file_card
+
+    found = file_card(file)
+    if as_json:
+        show.document(found.as_dict())
+    else:
+        card.show(found)
+
+
+@commands.command()
 @click.argument("models", nargs=-1)
 @click.option("--quantization", help="none, bfloat16, float16, int8 or nf4; default: all but one.")
 @click.option("--output-dir", type=click.Path(path_type=Path), help="Where the two files go.")

@@ -21,6 +21,11 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma2": ("Gemma2", {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 8,
                           "tie_word_embeddings": True}),
     "phi3": ("Phi3", {}),
+    "linear": ("Qwen2", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4,
+                                             "factor": 3.0}}),
+    "phi3-longrope": ("Phi3", {"original_max_position_embeddings": 32, "rope_parameters": {
+        "rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 32,
+        "short_factor": [1.0] * 8, "long_factor": [1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0]}}),
     "phi3-partial": ("Phi3", {"rope_parameters": {
         "rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}}),
 }  # fmt: skip
@@ -48,3 +53,11 @@ def random_model(name: str, folder: Path, **changes: Any) -> Path:
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(TINY / file, folder)
     return folder
+
+
+def read_gguf(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Tensors and keys of a GGUF file, by name, as the `gguf` package reads them."""
+    from gguf import GGUFReader
+
+    reader = GGUFReader(file)
+    return {t.name: t for t in reader.tensors}, {n: f.contents() for n, f in reader.fields.items()}

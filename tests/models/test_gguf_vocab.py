@@ -102,6 +102,14 @@ def test_the_ids_put_before_a_text_are_the_tokenizers_own(tmp_path):
 
 
 @pytest.mark.llamacpp
+def test_nothing_is_put_before_a_text_unless_the_tokenizer_does(tmp_path):
+    """llama.cpp itself would put a token there, by the name of the pre-tokenizer."""
+    made = byte_level("llama-bpe")
+    file, _ = exported(tmp_path / "m", tmp_path, made, eos_token="<|endoftext|>")
+    assert llamacpp_ids(file, lambda encode: encode("a b", True)) == made.encode("a b").ids
+
+
+@pytest.mark.llamacpp
 def test_ids_beyond_the_tokenizer_are_unused_and_never_made(tmp_path):
     file, _ = exported(tmp_path / "m", tmp_path, byte_level("gpt-2"), eos_token="<|endoftext|>")
     most = llamacpp_ids(file, lambda encode: max(max(encode(t), default=0) for t in texts()))

@@ -9,12 +9,13 @@ from llmbench.engines.edge import EdgeEngine
 from llmbench.engines.transformers import TransformersEngine
 from llmbench.errors import Unsupported
 from llmbench.models.source import find_model
-from tests.engines.test_edge import assert_same, loaded
+from tests.engines.test_edge import CLOSE, assert_same, greedy, loaded
 
 WINDOW = 7  # shorter than every prompt of `assert_same` but one
 LONGROPE = {"rope_type": "longrope", "rope_theta": 10000.0,
-            "short_factor": [1.0, 1.3, 1.7, 2.1], "long_factor": [1.5, 2.5, 4.0, 6.5],
-            "original_max_position_embeddings": 32}  # fmt: skip
+            "short_factor": [1.0, 1.3, 1.7, 2.1],
+            "long_factor": [1.5, 2.5, 4.0, 6.5]}  # fmt: skip
+LONG = dict(rope_parameters=LONGROPE, original_max_position_embeddings=32)  # then the long ones
 GRANITE = dict(embedding_multiplier=6.5, attention_multiplier=0.21, residual_multiplier=0.3,
                logits_scaling=3.7)  # fmt: skip
 SHAPES = {  # name: family, heads, kv heads, head size (None: width / heads), width, d_ff, the rest
@@ -31,9 +32,10 @@ SHAPES = {  # name: family, heads, kv heads, head size (None: width / heads), wi
              layer_types=["full_attention", "full_attention", "sliding_attention"])),
     "phi3": ("Phi3", 6, 2, None, 48, 67, {}),
     "phi3, window": ("Phi3", 5, 5, None, 50, 67, dict(sliding_window=WINDOW)),
-    "phi3, longrope": ("Phi3", 6, 3, None, 48, 67, dict(rope_parameters=LONGROPE)),
+    "phi3, longrope": ("Phi3", 6, 3, None, 48, 67, LONG),
     "phi3, half of it turns": ("Phi3", 4, 2, None, 64, 67,
-                               dict(rope_parameters=LONGROPE | {"partial_rotary_factor": 0.5})),
+                               LONG | dict(rope_parameters=LONGROPE | {
+                                   "partial_rotary_factor": 0.5})),
     "mistral, window": ("Mistral", 6, 2, 8, 44, 67, dict(sliding_window=WINDOW)),
     "mistral, no window": ("Mistral", 6, 2, 8, 44, 67, dict(sliding_window=None)),
     "qwen2, windows from the second layer": (
@@ -80,6 +82,15 @@ def test_an_attention_that_transformers_has_not_for_a_family_is_named(tmp_path):
     with pytest.raises(Unsupported, match="sdpa") as told:
         loaded(TransformersEngine, source)
     assert "attention_impl: eager" in told.value.how
+
+
+def test_longrope_changes_its_factors_while_a_text_grows(tmp_path):
+    source = written(tmp_path / "model", *SHAPES["phi3, longrope"])
+    ours, theirs = (loaded(kind, source) for kind in (EdgeEngine, TransformersEngine))
+    assert ours.model.rope.trained == 32
+    rows = [list(range(first, first + 26)) for first in (5, 60, 150)]
+    assert greedy(ours, rows, 14) == greedy(theirs, rows, 14)
+    assert np.abs(ours.logprobs(rows[0]) - theirs.logprobs(rows[0])).max() < CLOSE
 
 
 @pytest.mark.parametrize("impl", ["sdpa-math", "sdpa-flash"])

@@ -7,7 +7,9 @@ import struct
 import gguf
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from llmbench.cli import commands
 from llmbench.engines.edge import EdgeEngine
 from llmbench.engines.loaded import load
 from llmbench.engines.transformers import TransformersEngine
@@ -17,6 +19,7 @@ from llmbench.models.predict import spec_of
 from llmbench.models.source import find_model
 from tests.engines import test_edge, test_families
 from tests.engines.test_edge import greedy, loaded
+from tests.families import random_model
 from tests.models.gguf_files import renamed, write_gguf
 
 ROUNDED = 3e-5  # a file keeps factors and scales in float32
@@ -153,6 +156,17 @@ def test_people_get_readable_text(tiny):
         ]
         assert said[0] == said[1] and said[0].strip()
         assert file.trained == folder.trained == 2048
+
+
+def test_a_model_that_needs_another_attention_is_served_with_it_at_the_door(tmp_path):
+    """Gemma 2 has soft caps, which edge's own choice of an attention has not."""
+    folder = random_model("gemma2", tmp_path / "model")
+    words = ["generate", f"gguf:{write_gguf(tmp_path / 'm.gguf', folder)}", "--tokens", "2"]
+    refused = CliRunner().invoke(commands, words)
+    assert isinstance(refused.exception, Unsupported)
+    assert "attention_impl: reference" in refused.exception.how
+    served = CliRunner().invoke(commands, [*words, "--attention-impl", "reference"])
+    assert served.exit_code == 0 and "reference attention" in served.output
 
 
 def test_a_type_that_edge_cannot_read_is_named_with_those_it_can(tmp_path):

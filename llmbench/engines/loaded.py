@@ -11,7 +11,7 @@ from llmbench import engines
 from llmbench.errors import BadParams, Missing
 from llmbench.hardware import default_threads
 from llmbench.models.source import find_model
-from llmbench.models.tokenizer import Tokenizer, load_tokenizer
+from llmbench.models.tokenizer import Tokenizer
 from llmbench.params import DEVICES, one_of, validated
 from llmbench.record import Served
 from llmbench.strict_yaml import Located
@@ -35,7 +35,7 @@ class LoadedEngine:
         _check_device(device, self._engine)
         source = find_model(model)  # last: a model may have to be made
         self.trained: int | None = source.config.get("max_position_embeddings")  # tokens
-        self.tokenizer: Tokenizer = load_tokenizer(source.folder)
+        self.tokenizer: Tokenizer = source.tokenizer
         place = {"threads": threads, "device": device}
         self.served: Served = self._engine.load(source, options | place)
 

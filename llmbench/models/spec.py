@@ -7,7 +7,7 @@ from typing import Any
 from llmbench.errors import Missing, Unsupported
 from llmbench.models.header.parts import Header
 
-FAMILIES = ("llama", "qwen2", "mistral", "mixtral", "phi3", "gemma2")
+FAMILIES = ("llama", "qwen2", "mistral", "mixtral", "phi3", "gemma2", "granite")
 REQUIRED = ("n_layers", "n_heads", "n_kv_heads", "head_dim", "d_model", "d_ff", "vocab_size",
             "tied")  # fmt: skip
 
@@ -159,5 +159,5 @@ def _biases(kind: str, config: Mapping[str, Any]) -> dict[str, bool]:
     if kind in ("mistral", "mixtral", "phi3"):
         return {}
     attention = bool(config.get("attention_bias"))
-    mlp = kind == "llama" and bool(config.get("mlp_bias"))
+    mlp = kind in ("llama", "granite") and bool(config.get("mlp_bias"))
     return {"qkv_bias": attention, "o_bias": attention, "mlp_bias": mlp}

@@ -294,6 +294,31 @@ def models(name: str | None, as_json: bool) -> None:
 
 
 @commands.command()
+@click.argument("model")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--type",
+    "kind",
+    default="Q8_0",
+    show_default=True,
+    metavar="TYPE",
+    help="F32, F16, BF16, Q8_0, Q4_0; with llama.cpp also its own, as Q4_K_M.",
+)
+@click.option("--force", is_flag=True, help="Replace FILE when it is there already.")
+@as_json
+def export(model: str, file: Path, kind: str, force: bool, as_json: bool) -> None:
+    """MODEL (a Hugging Face folder, builtin:, shape:) as a GGUF file, tokenizer included.
+
+    \b
+    llmbench export shape:smollm-135m smollm.gguf --type Q8_0
+    """
+    from llmbench.models.requantize import export_any
+
+    export_any(model, file, kind, force=force, tell=lambda note: click.echo(note, err=True))
+    show.facts({"file": str(file), "type": kind, "bytes": file.stat().st_size}, as_json)
+
+
+@commands.command()
 @click.argument("models", nargs=-1)
 @click.option("--quantization", help="none, bfloat16, float16, int8 or nf4; default: all but one.")
 @click.option("--output-dir", type=click.Path(path_type=Path), help="Where the two files go.")

@@ -37,6 +37,7 @@ class Seen:
     chunks: int = 0  # pieces with text
     tokens: int = 0  # of these, as our tokenizer reads their text
     first: int = 0  # tokens of the first piece
+    first_wide: bool = False  # that one holds a character that may be several tokens
     wide: int = 0  # characters that may be several tokens, which are held back until it is whole
     busy: int = 0  # how often the server turned us away first
     final: dict[str, Any] = field(default_factory=dict)  # the line that is `done`
@@ -45,7 +46,7 @@ class Seen:
         """Count a piece of text."""
         self.wide += sum(character > "\x7f" for character in text)
         if not self.chunks:
-            self.first = tokens + 3 * (not text.isascii())
+            self.first, self.first_wide = tokens, not text.isascii()
         self.chunks, self.tokens = self.chunks + 1, self.tokens + tokens
 
     @property
@@ -62,7 +63,7 @@ class Seen:
 
 def told_of(asked: Asked, seen: Seen, before: Loaded | None, after: Loaded | None) -> Told:
     """The server's own durations in s and counts, and what forbids a claim, with the reason."""
-    final = seen.final
+    final = {name: value for name, value in seen.final.items() if value is not None}
     server = {name.replace("duration", "s"): final[name] / 1e9 for name in TIMES if name in final}
     server |= {name: float(final[name]) for name in COUNTS if name in final}
     server |= {"chunks": float(seen.chunks)}
@@ -85,7 +86,7 @@ def _counts(asked: Asked, seen: Seen, final: dict[str, Any]) -> Iterator[tuple[s
     if not seen.tokens <= seen.emitted <= min(asked.output_tokens, seen.tokens + held_back):
         yield "incorrect", (f"the server counted {seen.emitted} of {asked.output_tokens} tokens, "
                             f"and its text holds {seen.tokens}")  # fmt: skip
-    if min(seen.first, 1 + seen.missing) > 1:
+    if seen.first > 1 or (seen.first_wide and seen.missing):
         yield "merged", "the first piece held several tokens: when the first came is not known"
 
 

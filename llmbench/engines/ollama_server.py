@@ -18,6 +18,7 @@ from typing import BinaryIO
 import psutil
 
 from llmbench.errors import BadParams, Missing, Unsupported
+from llmbench.models.shapes import cache_folder
 
 FLOOR = "0.17.1"  # Source: CVE-2026-7482, a GGUF file that leaks the server's memory
 START_LIMIT_S = 60.0
@@ -28,17 +29,15 @@ FLASH = re.compile(r"(?:Flash Attention was auto, set to |flash_attn +?= )(enabl
 KEPT = ("PATH", "TMPDIR", "LANG", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")  # of our environment
 
 
-def cache_folder() -> Path:
-    """Where llmbench keeps its server, that server's models and its logs."""
-    root = os.environ.get("LLMBENCH_CACHE") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "llmbench")  # fmt: skip
-    return Path(root) / "ollama"
+def home_folder() -> Path:
+    """Where our server's program, models and log are."""
+    return cache_folder() / "ollama"
 
 
 def find_binary() -> Path:
     """LLMBENCH_OLLAMA, else `ollama` on the PATH, else that of `make ollama`. Raises: Missing."""
     named = os.environ.get("LLMBENCH_OLLAMA")
-    found = [named] if named else [shutil.which("ollama"), cache_folder() / "bin" / "ollama"]
+    found = [named] if named else [shutil.which("ollama"), home_folder() / "bin" / "ollama"]
     for path in found:
         if path and os.access(path, os.X_OK) and Path(path).is_file():
             return Path(path)
@@ -137,7 +136,7 @@ def start(tuning: dict[str, str]) -> Server:
 
     It ends with `close`, and also when this process dies in any way. Raises: Missing.
     """
-    binary, home = find_binary(), cache_folder()
+    binary, home = find_binary(), home_folder()
     home.mkdir(parents=True, exist_ok=True)
     log = TemporaryFile(dir=home)  # noqa: SIM115 - the server's, closed with it
     launcher, pid, end = _launch([str(binary), "serve"], _environment(home, tuning), log)

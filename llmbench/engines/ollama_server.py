@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import BinaryIO
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -108,7 +109,7 @@ def open_server(host: str, *, allow_remote: str, allow_old: bool, tuning: dict[s
     Raises: Missing without a server, Unsupported when it is too old, BadParams for a bad host.
     """
     server = attach(host, allow_remote) if host else start(tuning)
-    if _number(server.version) < _number(FLOOR) and not allow_old:
+    if is_old(server.version) and not allow_old:
         server.close()
         raise Unsupported(
             f"engine ollama: the server is version {server.version}",
@@ -118,7 +119,12 @@ def open_server(host: str, *, allow_remote: str, allow_old: bool, tuning: dict[s
     return server
 
 
-def attach(host: str, allow_remote: str) -> Server:
+def is_old(version: str) -> bool:
+    """Whether it is below the floor; a version that is no number is."""
+    return _number(version) < _number(FLOOR)
+
+
+def attach(host: str, allow_remote: str, timeout_s: float = 10.0) -> Server:
     """The server that answers at `host`; it is never stopped. Raises: Missing, BadParams."""
     name, port = parse_host(host)
     if not is_loopback(name) and name != allow_remote:
@@ -128,7 +134,7 @@ def attach(host: str, allow_remote: str) -> Server:
             how=f"unset OLLAMA_HOST, or allow it by name: allow_remote: {name}",
         )
     pid = _listening(port) if is_loopback(name) else None
-    return Server(name, port, _version(name, port), pid)
+    return Server(name, port, _version(name, port, timeout_s), pid)
 
 
 def start(tuning: dict[str, str]) -> Server:
@@ -143,7 +149,7 @@ def start(tuning: dict[str, str]) -> Server:
     server = Server("127.0.0.1", 0, "", pid, log, home / "models", end)
     try:
         server.port = _await_port(server, launcher)
-        server.version = _version(server.host, server.port)
+        server.version = _version(server.host, server.port, START_LIMIT_S)
     except BaseException:
         server.close()
         raise
@@ -157,13 +163,14 @@ def host_from_environment() -> str:
 
 def parse_host(host: str) -> tuple[str, int]:
     """Name and port of 'http://name:port', 'name:port' or 'name'. Raises: BadParams."""
-    name, _, port = host.removeprefix("http://").rstrip("/").rpartition(":")
-    if not name or "]" in port:  # no port; an IPv6 address stands in brackets
-        name, port = host.removeprefix("http://").rstrip("/"), str(PORT)
-    name = name.strip("[]")
-    if "/" in name or not name or not port.isdecimal() or int(port) > 65535:
+    parts = urlsplit("//" + host.removeprefix("http://").rstrip("/"))
+    try:
+        name, port = parts.hostname, PORT if parts.port is None else parts.port
+    except ValueError:  # a port that is none
+        name, port = None, 0
+    if not name or parts.path or parts.username:
         raise BadParams(f"engine ollama: host {host!r} is not name:port", how="127.0.0.1:11434")
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(name, name), int(port)
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(name, name), port
 
 
 def is_loopback(name: str) -> bool:
@@ -226,9 +233,9 @@ def _await_port(server: Server, launcher: subprocess.Popen) -> int:
     )
 
 
-def _version(host: str, port: int) -> str:
+def _version(host: str, port: int, timeout_s: float) -> str:
     """What the server calls its version. Raises: Missing when nobody answers as Ollama does."""
-    connection = http.client.HTTPConnection(host, port, timeout=10)
+    connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
     try:
         connection.request("GET", "/api/version")
         return str(json.loads(connection.getresponse().read(1000))["version"])

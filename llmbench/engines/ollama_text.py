@@ -40,6 +40,10 @@ class Texts:
             )
         return text
 
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`, without `bos`."""
+        return self._tokenizer.encode(text)
+
     def expected(self, ids: Sequence[int]) -> int:
         """How many tokens the server must count for the prompt `ids`."""
         return len(ids) + (self.bos is not None and ids[0] != self.bos)

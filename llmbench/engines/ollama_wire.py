@@ -13,11 +13,20 @@ from typing import Any
 import orjson
 from pydantic import Field
 
-from llmbench.errors import EngineLost, LlmbenchError, Missing, OutOfMemory, Refused, StudyFailed
+from llmbench.errors import (
+    EngineLost,
+    LlmbenchError,
+    Missing,
+    OutOfMemory,
+    Refused,
+    StudyFailed,
+    Unsupported,
+)
 from llmbench.record import Noun
 
 MAX_LINE = 1 << 20  # bytes; a token's line has some hundred
 BUSY_TRIES, BUSY_WAIT_S = 2, 5.0
+NOT_SERVED = ("unknown model architecture", "unsupported model", "does not support generate")
 NO_MEMORY = ("more system memory", "out of memory", "unable to allocate", "cudamalloc failed")
 
 
@@ -185,5 +194,8 @@ def refusal(status: int, said: bytes, model: str) -> LlmbenchError:
 
 
 def _failure(text: str, kind: type[LlmbenchError]) -> LlmbenchError:
-    memory = any(words in text.lower() for words in NO_MEMORY)
-    return OutOfMemory(f"engine ollama: {text}") if memory else kind(text)
+    """What the server's own words stand for; `kind` when they are none of the known."""
+    known = [(NO_MEMORY, OutOfMemory), (NOT_SERVED, Unsupported)]
+    named = (k for words, k in known if any(word in text.lower() for word in words))
+    found = next(named, None)
+    return found(f"engine ollama: {text}") if found else kind(text)

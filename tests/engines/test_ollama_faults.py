@@ -2,11 +2,15 @@
 
 import socket
 import sys
+from pathlib import Path
 
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import llmbench
+from llmbench import store
 from llmbench.engines.ollama import OllamaEngine
 from llmbench.engines.ollama_text import UNKNOWN
 from llmbench.errors import BadParams, EngineLost, Missing, OutOfMemory, Refused, Unsupported
@@ -17,6 +21,7 @@ from llmbench.record import Repeat
 from llmbench.timing import time_repeat
 from llmbench.worker import Session
 from tests.engines.ollama_double import OK, Double, chunked, serving
+from tests.faults.door import plant_roofs
 from tests.store_samples import make_record
 
 TOKENS = 8
@@ -317,6 +322,12 @@ def test_23_a_held_back_character_is_counted_and_its_tokens_are_unknown(engine, 
     assert engine.told().flags == ()
 
 
+def test_23_a_first_piece_that_may_be_several_tokens_is_told(engine, double, ids):
+    double.pieces = lambda texts: ["\u2603", *texts[3:]]
+    assert len(steps(engine, ids)) == TOKENS
+    assert engine.told().flags == ("merged",)
+
+
 def test_23_text_that_is_missing_without_a_reason_is_incorrect(engine, double, ids):
     double.pieces = lambda texts: texts[:3]
     assert len(steps(engine, ids)) == TOKENS
@@ -409,3 +420,42 @@ def test_requests_are_raw_greedy_and_keep_the_model(double, ids, monkeypatch):
     wanted = {"num_predict": TOKENS, "num_ctx": 2048, "temperature": 0.0, "repeat_penalty": 1.0,
               "num_thread": 2, "num_gpu": 0, "stop": []}  # fmt: skip
     assert {name: body["options"][name] for name in wanted} == wanted
+
+
+# -- as rows ---------------------------------------------------------------------------------------
+
+
+def measured(double: Double, folder: Path, monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
+    """The rows of a study of the scripted server, which OLLAMA_HOST names."""
+    monkeypatch.setenv("OLLAMA_HOST", double.host)
+    plant_roofs(store.create_run("r", folder))
+    run = llmbench.measure(
+        "scaling", outputs=folder, models=["builtin:tiny"], engines=["ollama"], context_lens=[16],
+        output_tokens=TOKENS, batch_sizes=[1], process_runs=1, blocks=4, warmups=0, threads=1,
+        run_id="r", engine_options={"ollama": {"deadlines": QUICK}},
+    )  # fmt: skip
+    return llmbench.read(run.folder)
+
+
+def test_faults_become_the_status_and_the_flags_of_rows(double, tmp_path, monkeypatch):
+    double.final = {"load_duration": 60_000_000, "prompt_eval_count": 9}
+    frame = measured(double, tmp_path, monkeypatch)
+    assert set(frame["status"]) == {"ok"}
+    assert all({"reloaded", "incorrect", "cold"} <= set(flags) for flags in frame["flags"])
+    assert all("9 tokens of a prompt of 16" in reason for reason in frame["reason"])
+    assert all(len(gaps) == TOKENS - 1 for gaps in frame["itl_s"])
+
+
+def test_a_lost_engine_is_a_row_and_given_up_after_three(double, tmp_path, monkeypatch):
+    double.cut = 400
+    frame = measured(double, tmp_path, monkeypatch)
+    assert list(frame["status"]) == ["engine_lost"] * 3
+    assert all("lines of the answer had come" in reason for reason in frame["reason"])
+
+
+def test_gaps_between_tokens_that_came_together_are_not_told(double, tmp_path, monkeypatch):
+    double.final = {"prompt_eval_count": 16}
+    double.pieces = lambda texts: [*texts[:-2], "".join(texts[-2:])]
+    frame = measured(double, tmp_path, monkeypatch)
+    assert all(len(gaps) == 0 for gaps in frame["itl_s"])
+    assert all(frame["tpot_s"] > 0)

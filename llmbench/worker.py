@@ -30,7 +30,7 @@ from llmbench.errors import (
     StudyFailed,
     Unsupported,
 )
-from llmbench.profilers.memory import oom_kills
+from llmbench.profilers.memory import family, oom_kills
 from llmbench.record import Repeat
 
 STATUS_OF = {OutOfMemory: "oom", MemoryError: "oom", Unsupported: "unsupported",
@@ -80,13 +80,8 @@ class Child:
 
     def cpu_s(self) -> float:
         """CPU seconds used so far by the child and by those that work for it, while they live."""
-        try:
-            servers = [psutil.Process(pid) for pid in self.servers]
-            below = [p for server in servers for p in server.children(recursive=True)]
-            times = [p.cpu_times() for p in {self._ps, *servers, *below}]
-        except psutil.Error:
-            return 0.0
-        return sum(t.user + t.system for t in times)
+        servers = [p for pid in self.servers for p in family(pid)]
+        return sum(map(_cpu_s, {self._ps, *servers}))
 
     def kill(self) -> None:
         """End the child and everything in its process group."""
@@ -114,6 +109,15 @@ class Child:
         self._stderr.seek(max(0, self._stderr.tell() - size))
         words = self._stderr.read().decode(errors="replace").strip()
         return f"; it last said: {words}" if words else ""
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    """CPU seconds of one process; 0 when it is gone."""
+    try:
+        times = process.cpu_times()
+    except psutil.Error:
+        return 0.0
+    return times.user + times.system
 
 
 class Session:

@@ -34,16 +34,16 @@ GREEDY = {"temperature": 0.0, "seed": 1, "top_k": 1, "top_p": 1.0, "min_p": 0.0,
           "frequency_penalty": 0.0, "stop": []}  # fmt: skip
 HOT = {"temperature": 1e3, "top_k": 0}  # any token may follow: the table is of raw logits anyway
 ALL_LAYERS, WINDOW = 999, 4096
-FLASH = {None: {}, True: {"OLLAMA_FLASH_ATTENTION": "1"}, False: {"OLLAMA_FLASH_ATTENTION": "0"}}
+FLASH = {"auto": {}, "on": {"OLLAMA_FLASH_ATTENTION": "1"}, "off": {"OLLAMA_FLASH_ATTENTION": "0"}}
 
 
 class OllamaOptions(Noun):
     """How the model is served, and by whom. Empty `host`: OLLAMA_HOST, else a server of our own."""
 
-    weights: Literal["F32", "F16", "BF16", "Q8_0", "Q4_0"] = "F16"  # of a model that is no GGUF
+    weights: Literal["F32", "F16", "BF16", "Q8_0", "Q4_0"] = "F32"  # of a folder, once exported
     num_ctx: int = Field(0, ge=0)  # the window; 0: what the model was trained for, at most 4096
     num_batch: int = Field(512, ge=1)
-    flash_attention: bool | None = None  # None: as the server chooses
+    flash_attn: Literal["auto", "on", "off"] = "auto"  # of a server of our own
     host: str = ""
     allow_remote: str = ""  # the one name that may be used though it is not this machine
     allow_old: bool = False  # a version with a known hole
@@ -71,7 +71,7 @@ class OllamaEngine:
         header = read_header(file, texts=False)  # before any native parser sees the file
         self.server = open_server(
             self.options.host or host_from_environment(), allow_old=self.options.allow_old,
-            allow_remote=self.options.allow_remote, tuning=FLASH[self.options.flash_attention],
+            allow_remote=self.options.allow_remote, tuning=FLASH[self.options.flash_attn],
         )  # fmt: skip
         try:
             load_s = self._load(model, file, header, threads, on_gpu=device == "cuda")

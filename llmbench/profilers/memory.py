@@ -30,14 +30,15 @@ def tree_bytes(pids: Iterable[int]) -> Tree:
 
     Reading pss and uss walks the page tables: some ms a GiB, so never during a timed turn.
     """
-    found = {p.pid: p for pid in pids for p in _family(pid)}
+    found = {p.pid: p for pid in pids for p in family(pid)}
     seen = [view for p in found.values() if (view := _views(p))]
     pss, uss = ([view[i] for view in seen] for i in (1, 2))
     return Tree(sum(view[0] for view in seen), None if None in pss else sum(pss),
                 None if None in uss else sum(uss), len(seen))  # fmt: skip
 
 
-def _family(pid: int) -> list[psutil.Process]:
+def family(pid: int) -> list[psutil.Process]:
+    """A process and all below it; empty when it is gone."""
     try:
         return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
     except psutil.NoSuchProcess:

@@ -51,7 +51,7 @@ def no_other_server(monkeypatch):
 def engine(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", SECRET)
     engine = OllamaEngine()
-    engine.served = engine.load(find_model("builtin:tiny"), {"threads": 1, "weights": "F32"})
+    engine.served = engine.load(find_model("builtin:tiny"), {"threads": 1})
     yield engine
     engine.close()
 
@@ -118,7 +118,7 @@ def test_log_probabilities_are_those_of_transformers(weights):
 
 def test_a_prompt_given_twice_is_read_twice(monkeypatch):
     """As the server's own log tells, which says how much of a prompt it found in its cache."""
-    monkeypatch.setitem(ollama.FLASH, None, {"OLLAMA_DEBUG": "1"})
+    monkeypatch.setitem(ollama.FLASH, "auto", {"OLLAMA_DEBUG": "1"})
     engine = OllamaEngine()
     engine.load(find_model("builtin:tiny"), {"threads": 1})
     ids = engine.texts.encode(" the name of the file")
@@ -136,7 +136,7 @@ def test_a_model_is_made_once(engine):
     client = package.Client(host=engine.server.address)
     [found] = [m for m in client.list().models if m.model == f"{engine._model}:latest"]
     again = OllamaEngine()
-    again.load(find_model("builtin:tiny"), {"threads": 1, "weights": "F32"})
+    again.load(find_model("builtin:tiny"), {"threads": 1})
     [same] = [m for m in client.list().models if m.model == found.model]
     again.close()
     assert same.modified_at == found.modified_at
@@ -144,7 +144,10 @@ def test_a_model_is_made_once(engine):
 
 def test_a_server_that_is_there_is_used_and_left_alone(engine, ids):
     guest = OllamaEngine()
-    served = guest.load(find_model("builtin:tiny"), {"host": engine.server.address, "threads": 1})
+    served = guest.load(
+        find_model("builtin:tiny"),
+        {"host": engine.server.address, "threads": 1, "weights": "F16"},
+    )
     assert (served.impl, served.weight_format) == (engine.server.address, "F16")
     assert guest.pids()[0] == engine.pids()[0]
     assert len(list(guest.stream([ids], 4))) == 4

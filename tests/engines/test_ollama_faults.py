@@ -165,6 +165,9 @@ def test_18_the_first_byte_may_take_longer_than_the_next(double, ids):
     patient = loaded(double, deadlines=QUICK | {"first_s": 5.0})
     double.stalls = [(len(OK), 0.6)]
     assert len(steps(patient, ids)) == TOKENS
+    double.stalls = [(len(OK) + 70, 0.6)]
+    with pytest.raises(EngineLost, match="silent for too long"):
+        steps(patient, ids)
 
 
 def test_18_drops_that_never_end_are_ended(double, ids):

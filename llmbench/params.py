@@ -18,6 +18,7 @@ from llmbench.workload import NONCE_TOKENS, PROMPTS
 ENGINES = {  # adding an engine: its file, and one line here
     "edge": "llmbench.engines.edge:EdgeEngine",
     "fake": "llmbench.engines.fake:FakeEngine",
+    "llamacpp": "llmbench.engines.llamacpp:LlamaCppEngine",
     "ollama": "llmbench.engines.ollama:OllamaEngine",
     "transformers": "llmbench.engines.transformers:TransformersEngine",
 }

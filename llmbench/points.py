@@ -9,7 +9,6 @@ from typing import Any
 from llmbench.errors import BadParams
 from llmbench.hardware import default_threads
 from llmbench.models.source import ModelSource, find_model
-from llmbench.models.tokenizer import load_tokenizer
 from llmbench.params import (
     Attention,
     ContextWindows,
@@ -68,7 +67,7 @@ def scaling_cells(study: Scaling | Attention, source: ModelSource) -> Iterator[d
 
 def comparison_cells(study: OllamaComparison, source: ModelSource) -> Iterator[dict[str, Any]]:
     """The named prompts, then prompts of exact length, a row at a time."""
-    tokenizer = load_tokenizer(source.folder) if study.prompts else None
+    tokenizer = source.tokenizer if study.prompts else None
     for prompt in study.prompts:
         yield _cell(study, prompt, prompt_tokens(prompt, tokenizer))
     for tokens in study.context_lens:
@@ -84,8 +83,7 @@ def window_cells(study: ContextWindows, source: ModelSource) -> Iterator[dict[st
 
 def validation_cells(study: ModelValidation, source: ModelSource) -> Iterator[dict[str, Any]]:
     """One question that every model can answer."""
-    tokenizer = load_tokenizer(source.folder)
-    yield _cell(study, "machine_learning", prompt_tokens("machine_learning", tokenizer))
+    yield _cell(study, "machine_learning", prompt_tokens("machine_learning", source.tokenizer))
 
 
 def _cell(study: Any, prompt: str, tokens: int, batch_size: int = 1) -> dict[str, Any]:

@@ -150,7 +150,6 @@ class Session:
         """Load `model` in `engine` within the memory limit; what really serves."""
         from llmbench import engines
         from llmbench.models.source import find_model
-        from llmbench.models.tokenizer import load_tokenizer
         from llmbench.profilers.memory import available_bytes, limit_address_space, rss_bytes
 
         self.engine = engines.create(engine)
@@ -160,7 +159,7 @@ class Session:
         self.trained = source.config.get("max_position_embeddings")
         if source.sha256 != sha256:
             raise StudyFailed(f"the weights of {model} changed since the plan was made")
-        self.tokenizer = load_tokenizer(source.folder)
+        self.tokenizer = source.tokenizer
         if options.get("device") == "cpu":  # a GPU's driver maps far more than it uses
             self.limit_bytes = limit_address_space(memory_limit_bytes or available_bytes())
         before = rss_bytes()

@@ -12,7 +12,7 @@ from llmbench import engines
 from llmbench.errors import BadParams, Missing
 from llmbench.hardware import default_threads
 from llmbench.models.source import find_model
-from llmbench.models.tokenizer import Tokenizer, load_tokenizer
+from llmbench.models.tokenizer import Tokenizer
 from llmbench.params import DEVICES, one_of, validated
 from llmbench.profilers.memory import tree_bytes
 from llmbench.record import Served
@@ -37,7 +37,7 @@ class LoadedEngine:
         _check_device(device, self._engine)
         source = find_model(model)  # last: a model may have to be made
         self.trained: int | None = source.config.get("max_position_embeddings")  # tokens
-        self.tokenizer: Tokenizer = load_tokenizer(source.folder)
+        self.tokenizer: Tokenizer = source.tokenizer
         place = {"threads": threads, "device": device}
         self.served: Served = self._engine.load(source, options | place)
 

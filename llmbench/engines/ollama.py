@@ -4,8 +4,8 @@ The server keeps the last prompt's cache and cannot be told not to, so before ea
 one, of another first token, takes its place: a prompt given twice is read twice.
 """
 
+import math
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -21,11 +21,9 @@ from llmbench.engines.ollama_server import Server, host_from_environment, open_s
 from llmbench.engines.ollama_text import UNKNOWN, Texts
 from llmbench.engines.ollama_wire import Deadlines, Wire
 from llmbench.errors import BadParams, EngineLost, Refused, Unsupported
-from llmbench.models.cost import kv_bytes_per_token
-from llmbench.models.header import Header, read_header
+from llmbench.models.file_card import Card, file_card
+from llmbench.models.header import read_header
 from llmbench.models.source import ModelSource
-from llmbench.models.spec import spec_from_config
-from llmbench.models.tokenizer import load_tokenizer
 from llmbench.record import Noun, Served
 
 TOP = 20  # log-probabilities that the server tells at most
@@ -68,17 +66,17 @@ class OllamaEngine:
         device, threads = options.pop("device", "cpu"), options.pop("threads", 1)
         self.options = OllamaOptions(**options)
         file = file_of(model, self.options.weights)
-        header = read_header(file, texts=False)  # before any native parser sees the file
+        card = file_card(file)  # before any native parser sees the file
         self.server = open_server(
             self.options.host or host_from_environment(), allow_old=self.options.allow_old,
             allow_remote=self.options.allow_remote, tuning=FLASH[self.options.flash_attn],
         )  # fmt: skip
         try:
-            load_s = self._load(model, file, header, threads, on_gpu=device == "cuda")
+            load_s = self._load(model, card, threads, on_gpu=device == "cuda")
         except BaseException:
             self.close()
             raise
-        return self._served(model, header, load_s)
+        return self._served(card, load_s)
 
     def stream(
         self, prompt_ids: Sequence[Sequence[int]], output_tokens: int
@@ -95,9 +93,10 @@ class OllamaEngine:
                 how="engine_options: {ollama: {num_ctx: N}}",
             )
         self._told = None
-        self._asked, self._seen = Asked(expected, output_tokens, self._on_gpu), Seen()
         self._wire.connect()
         self._empty_cache(ids[0])
+        self._asked = Asked(expected, output_tokens, self._on_gpu, self._usual_load_s)
+        self._seen = Seen()
         return self._tokens(self._body(text, output_tokens))
 
     def next_logprobs(self, ids: Sequence[int], top: int = TOP) -> dict[int, float]:
@@ -146,13 +145,11 @@ class OllamaEngine:
             self.server.close()
         self.server = self._wire = None
 
-    def _load(
-        self, model: ModelSource, file: Path, header: Header, threads: int, *, on_gpu: bool
-    ) -> float:
+    def _load(self, model: ModelSource, card: Card, threads: int, *, on_gpu: bool) -> float:
         """Seconds that the server took to have the model in memory."""
-        server, trained = self.server, model.config.get("max_position_embeddings") or WINDOW
+        server, trained = self.server, card.facts.trained_context or WINDOW
         self._wire = Wire(server.host, server.port, self.options.deadlines, server.last_words)
-        self._model, self._on_gpu = create(server, file, sha256_of(file)), on_gpu
+        self._model, self._on_gpu = create(server, card.file, sha256_of(card.file)), on_gpu
         self._settings = GREEDY | {
             "num_ctx": self.options.num_ctx or min(trained, WINDOW),
             "num_batch": self.options.num_batch, "num_thread": threads,
@@ -161,32 +158,29 @@ class OllamaEngine:
         started = time.perf_counter()
         self._final(self._body("", 1))
         load_s = time.perf_counter() - started
-        tokenizer = getattr(model, "tokenizer", None) or load_tokenizer(model.folder)
+        tokenizer = model.tokenizer
         self._fillers = [(i, tokenizer.decode([i])) for i in tokenizer.plain_ids[:2]]
-        self.texts = Texts(tokenizer, self._learn_bos(header))
+        self._usual_load_s = math.inf
+        self.texts = Texts(tokenizer, self._learn_bos(card.file))
         self._before = self._loaded()
         self._check_window()
         return load_s
 
-    def _served(self, model: ModelSource, header: Header, load_s: float) -> Served:
-        """What serves, as the server, its log and the file tell."""
-        weights: Counter[str] = Counter()
-        for tensor in header.tensors:
-            weights[tensor.kind] += tensor.nbytes
-        matrices = Counter(tensor.kind for tensor in header.tensors if len(tensor.shape) > 1)
-        own, spec = self.server.log is not None, spec_from_config(model.config)
+    def _served(self, card: Card, load_s: float) -> Served:
+        """What serves, as the server, its log and the file's header tell."""
+        own = self.server.log is not None
         return Served(
             engine=self.name, impl="own server" if own else self.server.address,
-            attention_impl=self.server.attention_impl,
-            weight_format=weights.most_common(1)[0][0], weight_bytes=weights.total(),
-            kv_bytes_per_token=kv_bytes_per_token(spec, 2) if own else None,  # its cache is F16
-            layer_classes=dict(sorted(matrices.items())), threads=self._settings["num_thread"],
-            device="cuda" if self._on_gpu else "cpu", load_s=load_s, build=self.server.build,
-            window=self._before.window,
+            attention_impl=self.server.attention_impl, build=self.server.build,
+            weight_format=card.quantization or "unknown", weight_bytes=card.weight_bytes,
+            kv_bytes_per_token=card.kv_bytes_per_token if own else None,  # ours keeps it in F16
+            layer_classes={f"{row.tensor_class} {row.kind}": row.tensors for row in card.tensors},
+            threads=self._settings["num_thread"],
+            device="cuda" if self._on_gpu else "cpu", load_s=load_s, window=self._before.window,
             versions={"ollama": self.server.version, "ollama-python": version("ollama")},
         )  # fmt: skip
 
-    def _learn_bos(self, header: Header) -> int | None:
+    def _learn_bos(self, file: Path) -> int | None:
         """The token that the server puts before each text, if it does: it counts one more then.
 
         Raises: Unsupported when its count of a word differs otherwise.
@@ -197,12 +191,15 @@ class OllamaEngine:
                 f"engine ollama: the server reads {counted} tokens where the tokenizer has one",
                 why="its tokenizer and the model's are not the same",
             )
-        return header.metadata.get("tokenizer.ggml.bos_token_id") if counted == 2 else None
+        told = read_header(file, texts=False).metadata
+        return told.get("tokenizer.ggml.bos_token_id") if counted == 2 else None
 
     def _empty_cache(self, first: int | None) -> int:
         """Put a word other than `first` in the cache's place; how many tokens the server read."""
         text = next(text for token, text in self._fillers if token != first)
-        return self._final(self._body(text, 1)).get("prompt_eval_count", 0)
+        final = self._final(self._body(text, 1))
+        self._usual_load_s = min(self._usual_load_s, final.get("load_duration", 0) / 1e9)
+        return final.get("prompt_eval_count", 0)
 
     def _final(self, body: dict[str, Any]) -> dict[str, Any]:
         """The last line of an answer."""

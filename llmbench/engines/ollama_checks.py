@@ -6,7 +6,7 @@ from typing import Any
 
 from llmbench.engines.base import Told
 
-RELOAD_S = 0.05  # more than that before the prompt is read: the model was loaded again
+RELOAD_S, RELOAD_TIMES = 0.05, 3.0  # a load above both, the second of the usual: loaded again
 TIMES = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")  # in ns
 COUNTS = ("prompt_eval_count", "prompt_eval_cached_count", "eval_count")
 
@@ -28,6 +28,7 @@ class Asked:
     prompt_tokens: int  # as the server must count them
     output_tokens: int
     on_gpu: bool
+    usual_load_s: float = 0.0  # each answer has it: the server reads the file's header again
 
 
 @dataclass
@@ -67,7 +68,11 @@ def told_of(asked: Asked, seen: Seen, before: Loaded | None, after: Loaded | Non
     server = {name.replace("duration", "s"): final[name] / 1e9 for name in TIMES if name in final}
     server |= {name: float(final[name]) for name in COUNTS if name in final}
     server |= {"chunks": float(seen.chunks)}
-    faults = [*_counts(asked, seen, final), *_place(asked, after), *_reload(final, before, after)]
+    faults = [
+        *_counts(asked, seen, final),
+        *_place(asked, after),
+        *_reload(asked, final, before, after),
+    ]
     if seen.busy:
         faults.append(("contaminated", f"the server turned the request away {seen.busy} times"))
     ended = "eos" if final.get("done_reason") == "stop" else None
@@ -98,11 +103,11 @@ def _place(asked: Asked, after: Loaded | None) -> list[tuple[str, str]]:
 
 
 def _reload(
-    final: dict[str, Any], before: Loaded | None, after: Loaded | None
+    asked: Asked, final: dict[str, Any], before: Loaded | None, after: Loaded | None
 ) -> list[tuple[str, str]]:
     found = []
     seconds = final.get("load_duration", 0) / 1e9
-    if seconds > RELOAD_S:
+    if seconds > max(RELOAD_S, RELOAD_TIMES * asked.usual_load_s):
         found.append(("reloaded", f"the model was loaded for {seconds:.3f} s in the answer"))
     if before != after:
         found.append(("reloaded", f"what holds the model changed: {before} became {after}"))

@@ -17,7 +17,7 @@ CREATE_LIMIT_S = 3600.0
 
 def file_of(model: ModelSource, kind: str) -> Path:
     """The model's own GGUF file, else its export in `kind`, made when it is not there yet."""
-    return getattr(model, "file", None) or gguf_of(model, kind)
+    return model.file or gguf_of(model, kind)
 
 
 def sha256_of(file: Path) -> str:

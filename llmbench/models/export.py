@@ -160,7 +160,9 @@ def _write(
     for planned, place, kind in zip(made, places, kinds, strict=True):
         writer.write_padding(file, file.tell())
         for values in _rows(planned, place):
-            file.write(_checked(quants.quantize(values, GGMLQuantizationType[kind]), kind, planned))
+            with np.errstate(over="ignore"):  # such a value is refused by name
+                made_of_it = quants.quantize(values, GGMLQuantizationType[kind])
+            file.write(_checked(made_of_it, kind, planned))
     writer.write_padding(file, file.tell())
     writer.close()
 

@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 
 from llmbench.errors import Missing, Unsupported
+from llmbench.models.rope import Rope, rope_of
 from llmbench.models.spec import Spec, spec_from_config
-from llmbench.models.transformer import rope_frequencies
 
 # model_type → general.architecture
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "granite": "granite",
                  "gemma2": "gemma2", "phi3": "phi3"}  # fmt: skip
+SCALINGS = {"llama": ("default", "linear", "llama3"), "qwen2": ("default", "linear"),
+            "granite": ("default", "linear"), "gemma2": ("default",),
+            "phi3": ("default", "longrope")}  # rotary scalings that are written  # fmt: skip
 SQUARE = ("qwen2", "granite", "phi3")  # llama.cpp derives the head size: width / heads
 PLAIN_NORMS = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
 GEMMA_NORMS = {"input_layernorm": "attn_norm", "post_attention_layernorm": "post_attention_norm",
@@ -42,7 +45,7 @@ def spec_for_gguf(config: Mapping[str, Any]) -> Spec:
     if kind not in ARCHITECTURES:
         raise Unsupported(f"models: no GGUF file is written of model_type {kind!r}",
                           how=f"families: {', '.join(ARCHITECTURES)}")  # fmt: skip
-    spec = spec_from_config(config if kind != "granite" else {**config, "model_type": "llama"})
+    spec = spec_from_config(config)
     for fault in _faults(kind, config, spec):
         raise Unsupported(f"models: {fault}", why="llama.cpp would compute something else")
     return spec
@@ -54,9 +57,8 @@ def _faults(kind: str, config: Mapping[str, Any], spec: Spec) -> Iterator[str]:
     wanted = "gelu_pytorch_tanh" if kind == "gemma2" else "silu"
     if act != wanted:
         yield f"the activation {act!r} of a {kind} model, where llama.cpp has {wanted}"
-    rope = rope_of(config).get("rope_type") or rope_of(config).get("type") or "default"
-    if rope != "default" and (rope != "llama3" or ARCHITECTURES[kind] != "llama"):
-        yield f"the rotary scaling {rope!r} of a {kind} model is not one this export writes"
+    if rope_kind(config) not in SCALINGS[ARCHITECTURES[kind]]:
+        yield f"the rotary scaling {rope_kind(config)!r} of a {kind} model"
     if kind in SQUARE and spec.head_dim * spec.n_heads != spec.d_model:
         yield f"heads of {spec.head_dim} in a {kind} model of width {spec.d_model}"
     if "quantization_config" in config:
@@ -65,26 +67,43 @@ def _faults(kind: str, config: Mapping[str, Any], spec: Spec) -> Iterator[str]:
         scalar = config.get("query_pre_attn_scalar", 256)
         if scalar != (spec.d_model // spec.n_heads if spec.n_layers == 46 else spec.head_dim):
             yield f"attention scaled by query_pre_attn_scalar {scalar}"
+        if not config.get("attn_logit_softcapping") or not config.get("final_logit_softcapping"):
+            yield "a gemma2 model without its two soft caps"
+        turns = ("sliding_attention", "full_attention")
+        if any(asked != turns[n % 2] for n, asked in enumerate(config.get("layer_types") or [])):
+            yield "a gemma2 model whose windows are not those of every other layer"
 
 
 def notes_on(config: Mapping[str, Any]) -> Iterator[str]:
     """Sentences about what llama.cpp does otherwise from some length on."""
     window, kind = config.get("sliding_window"), config["model_type"]
+    if rope_kind(config) == "longrope":
+        yield ("llama.cpp takes the long factors whenever its context is longer than the first "
+               "trained one, transformers when the text is")  # fmt: skip
     if kind == "qwen2" and not config.get("use_sliding_window"):
         return
     if window and kind in ("mistral", "qwen2", "phi3"):
         yield f"llama.cpp has no sliding window for {kind}: past {window} tokens it attends to all"
 
 
-def rope_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def rope_parameters(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The rotary parameters, with `rope_theta` in any case."""
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     theta = rope.get("rope_theta") or config.get("rope_theta") or 10_000.0
     return {**rope, "rope_theta": theta}
 
 
+def rope_kind(config: Mapping[str, Any]) -> str:
+    """The name of the rotary scaling: default, linear, llama3, longrope."""
+    rope = rope_parameters(config)
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    return "longrope" if kind == "su" else kind  # its first name
+
+
 def describe(writer: Any, config: Mapping[str, Any], spec: Spec) -> None:
     """Write the keys of the architecture. Raises: Missing when config.json lacks a number."""
+    from gguf import RopeScalingType
+
     kind = config["model_type"]
     try:
         writer.add_block_count(spec.n_layers)
@@ -94,7 +113,10 @@ def describe(writer: Any, config: Mapping[str, Any], spec: Spec) -> None:
         writer.add_head_count(spec.n_heads)
         writer.add_head_count_kv(spec.n_kv_heads)
         writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-        writer.add_rope_freq_base(rope_of(config)["rope_theta"])
+        writer.add_rope_freq_base(rope_parameters(config)["rope_theta"])
+        if rope_kind(config) == "linear":
+            writer.add_rope_scaling_type(RopeScalingType.LINEAR)
+            writer.add_rope_scaling_factor(rope_parameters(config)["factor"])
         if kind not in SQUARE:
             writer.add_key_length(spec.head_dim)
             writer.add_value_length(spec.head_dim)
@@ -123,16 +145,18 @@ def _describe_gemma2(writer: Any, config: Mapping[str, Any], spec: Spec) -> None
 
 
 def _describe_phi3(writer: Any, config: Mapping[str, Any], spec: Spec) -> None:
-    """Phi-3's trained length, rotated dimensions and window (0: none)."""
-    trained = config["max_position_embeddings"]
-    writer.add_rope_scaling_orig_ctx_len(config.get("original_max_position_embeddings") or trained)
-    writer.add_rope_dimension_count(_rotated(config, spec))
+    """Phi-3's first trained length, rotated dimensions and window (0: none)."""
+    rope = rope_of(config, spec.head_dim)
+    writer.add_rope_scaling_orig_ctx_len(_first_trained(config, rope))
+    writer.add_rope_dimension_count(2 * rope.near.size)
     writer.add_sliding_window(config.get("sliding_window") or 0)
+    if rope_kind(config) == "longrope":
+        writer.add_rope_scaling_attn_factors(rope.stretch)
 
 
-def _rotated(config: Mapping[str, Any], spec: Spec) -> int:
-    share = rope_of(config).get("partial_rotary_factor") or config.get("partial_rotary_factor")
-    return int(spec.head_dim * (share or 1.0))
+def _first_trained(config: Mapping[str, Any], rope: Rope) -> int:
+    """Tokens up to which the near frequencies hold; without such, the whole trained context."""
+    return int(rope.trained if np.isfinite(rope.trained) else config["max_position_embeddings"])
 
 
 def tensors_of(config: Mapping[str, Any], spec: Spec) -> list[Planned]:
@@ -140,8 +164,7 @@ def tensors_of(config: Mapping[str, Any], spec: Spec) -> list[Planned]:
     kind, c = config["model_type"], spec.d_model
     lift = 1.0 if kind == "gemma2" else 0.0  # gemma multiplies by 1 + weight, llama.cpp by weight
     made = [Planned("token_embd.weight", "model.embed_tokens.weight", (spec.vocab_size, c))]
-    if rope_of(config).get("rope_type", rope_of(config).get("type")) == "llama3":
-        made.append(_rope_factors(config, spec.head_dim))
+    made += _rope_factors(config, spec.head_dim)
     for number in range(spec.n_layers):
         made += _layer(kind, spec, number, lift)
     made.append(Planned("output_norm.weight", "model.norm.weight", (c,), add=lift))
@@ -187,12 +210,18 @@ def _fused(spec: Spec) -> Iterator[tuple[str, str, int, int, bool]]:
     yield "ffn_down", "mlp.down_proj", c, spec.d_ff, False
 
 
-def _rope_factors(config: Mapping[str, Any], head_dim: int) -> Planned:
-    """What each rotary frequency is divided by, (D/2,), for Llama 3's scaling."""
-    unscaled = {"rope_parameters": {"rope_theta": rope_of(config)["rope_theta"]}}
-    slowed = rope_frequencies(config, head_dim)
-    factors = (rope_frequencies(unscaled, head_dim) / slowed).astype(np.float32)
-    return Planned("rope_freqs.weight", "", factors.shape, values=factors)
+def _rope_factors(config: Mapping[str, Any], head_dim: int) -> Iterator[Planned]:
+    """What each rotary frequency is divided by, (R/2,), where that is not one number for all."""
+    rope, kind = rope_parameters(config), rope_kind(config)
+    named: dict[str, Any] = {}
+    if kind == "llama3":
+        unscaled = {"rope_parameters": {"rope_theta": rope["rope_theta"]}}
+        named["rope_freqs"] = rope_of(unscaled, head_dim).near / rope_of(config, head_dim).near
+    if kind == "longrope":
+        named |= {f"rope_factors_{n}": rope[f"{n}_factor"] for n in ("long", "short")}
+    for name, factors in named.items():
+        values = np.asarray(factors, np.float32)
+        yield Planned(f"{name}.weight", "", values.shape, values=values)
 
 
 def in_pairs(rows: np.ndarray, head_dim: int) -> np.ndarray:

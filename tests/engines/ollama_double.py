@@ -32,7 +32,7 @@ class Double:
         self.tokenizer = tokenizer
         self.tokens = tokenizer.encode(TEXT)
         self.version, self.window = "0.17.4", None
-        self.size, self.size_vram = 1000, 0
+        self.size, self.size_vram, self.load_ns = 1000, 0, 4_000_000
         self.prompts: list[str] = []
         self.seen: set[str] = set()  # of a prefix cache that forgets nothing
         self.prompt_delay_s = 0.0  # for a prompt that is not in that cache
@@ -50,7 +50,7 @@ class Double:
         texts = [self.tokenizer.token_text(token) for token in self.tokens[:number]]
         measured = number > 1
         said = self.pieces(texts) if measured else texts
-        final = {"response": "", "done": True, "done_reason": "length", "load_duration": 4_000_000,
+        final = {"response": "", "done": True, "done_reason": "length", "load_duration": self.load_ns,
                  "total_duration": 90_000_000, "prompt_eval_duration": 30_000_000,
                  "prompt_eval_count": len(self.tokenizer.encode(asked["prompt"])),
                  "eval_count": number, "eval_duration": 50_000_000}  # fmt: skip

@@ -201,6 +201,18 @@ def test_19_a_model_that_was_loaded_again_is_flagged(engine, double, ids):
     assert "0.051 s" in engine.told().reason
 
 
+def test_19_what_the_server_does_before_every_answer_is_no_reload(double, ids):
+    """It reads the file's header again, which takes long where the vocabulary is large."""
+    double.load_ns = 80_000_000
+    engine = loaded(double)
+    double.final = {"load_duration": 200_000_000}
+    steps(engine, ids)
+    assert engine.told().flags == ()
+    double.final = {"load_duration": 250_000_000}
+    steps(engine, ids)
+    assert engine.told().flags == ("reloaded",)
+
+
 def test_19_a_model_that_became_another_is_flagged(engine, double, ids):
     double.size += 1
     steps(engine, ids)

@@ -34,14 +34,6 @@ def gone(pids: list[int], within_s: float = 20.0) -> bool:
     return not psutil.wait_procs(left, within_s)[1]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def binary():
-    try:
-        return ollama_server.find_binary()
-    except Missing as error:
-        pytest.skip(f"{error.what}: {error.how}")
-
-
 @pytest.fixture(autouse=True)
 def no_other_server(monkeypatch):
     monkeypatch.delenv("OLLAMA_HOST", raising=False)

@@ -149,7 +149,8 @@ class OllamaEngine:
         """Seconds that the server took to have the model in memory."""
         server, trained = self.server, card.facts.trained_context or WINDOW
         self._wire = Wire(server.host, server.port, self.options.deadlines, server.last_words)
-        self._model, self._on_gpu = create(server, card.file, sha256_of(card.file)), on_gpu
+        sha256 = model.sha256 if model.file else sha256_of(card.file)
+        self._model, self._on_gpu = create(server, card.file, sha256), on_gpu
         self._settings = GREEDY | {
             "num_ctx": self.options.num_ctx or min(trained, WINDOW),
             "num_batch": self.options.num_batch, "num_thread": threads,

@@ -70,7 +70,7 @@ def client_errors(server: Server) -> Iterator[None]:
     except ollama.ResponseError as error:
         kind = Unsupported if error.status_code == 400 else StudyFailed
         raise kind(f"engine ollama: the server does not make a model of this file: {error.error}",
-                   why=server.last_words(500)) from None  # fmt: skip
+                   why=server.last_words()) from None  # fmt: skip
     except (ConnectionError, httpx.HTTPError) as error:
         raise EngineLost(
             f"engine ollama: lost the server at {server.address}", why=str(error),

@@ -77,16 +77,21 @@ class Server:
         return {"enabled": "flash", "disabled": "plain", None: None}[self._last(FLASH)]
 
     def _last(self, pattern: re.Pattern) -> str | None:
-        found = pattern.findall(self.last_words(1 << 20))
+        found = pattern.findall(self.log_text())
         return found[-1].strip() if found else None
 
-    def last_words(self, size: int = 1500) -> str:
-        """The end of its log; empty for a server that is not ours."""
+    def log_text(self, size: int = 1 << 20) -> str:
+        """The last `size` bytes of its log; empty for a server that is not ours."""
         if not self.log or self.log.closed:
             return ""
         fd = self.log.fileno()
         end = os.fstat(fd).st_size
-        return os.pread(fd, size, max(0, end - size)).decode(errors="replace").strip()
+        return os.pread(fd, size, max(0, end - size)).decode(errors="replace")
+
+    def last_words(self, count: int = 4) -> str:
+        """The last lines of its log, those left out that only say who asked what."""
+        lines = [line for line in self.log_text(1 << 14).splitlines() if line.strip()]
+        return "\n".join([line for line in lines if not line.startswith("[GIN]")][-count:])
 
     def pids(self) -> list[int]:
         """Its process and all below it, as far as they can be seen."""
@@ -221,7 +226,7 @@ def _await_port(server: Server, launcher: subprocess.Popen) -> int:
     """The port that our server chose, as its log tells. Raises: Missing."""
     limit = time.monotonic() + START_LIMIT_S
     while time.monotonic() < limit:
-        if found := LISTENING.search(server.last_words(1 << 20)):
+        if found := LISTENING.search(server.log_text()):
             return int(found[1])
         if launcher.poll() is not None:
             break

@@ -26,7 +26,7 @@ from llmbench.record import Noun
 
 MAX_LINE = 1 << 20  # bytes; a token's line has some hundred
 BUSY_TRIES, BUSY_WAIT_S = 2, 5.0
-NOT_SERVED = ("unknown model architecture", "unsupported model", "does not support generate")
+NOT_SERVED = ("unable to load model", "unsupported model", "does not support generate")
 NO_MEMORY = ("more system memory", "out of memory", "unable to allocate", "cudamalloc failed")
 
 
@@ -158,6 +158,8 @@ class Wire:
             error.what = f"engine ollama: lost the server at {self.address}"
             error.kept = f"{received} lines of the answer had come"
             error.how = "the same command tries again with a fresh server"
+        elif isinstance(error, OutOfMemory | Unsupported):
+            error.why = self._words()
         return error
 
 

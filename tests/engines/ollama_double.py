@@ -50,8 +50,9 @@ class Double:
         texts = [self.tokenizer.token_text(token) for token in self.tokens[:number]]
         measured = number > 1
         said = self.pieces(texts) if measured else texts
-        final = {"response": "", "done": True, "done_reason": "length", "load_duration": self.load_ns,
-                 "total_duration": 90_000_000, "prompt_eval_duration": 30_000_000,
+        final = {"response": "", "done": True, "done_reason": "length",
+                 "load_duration": self.load_ns, "total_duration": 90_000_000,
+                 "prompt_eval_duration": 30_000_000,
                  "prompt_eval_count": len(self.tokenizer.encode(asked["prompt"])),
                  "eval_count": number, "eval_duration": 50_000_000}  # fmt: skip
         final |= self.final if measured else {}

@@ -116,7 +116,7 @@ def test_a_prompt_given_twice_is_read_twice(monkeypatch):
     ids = engine.texts.encode(" the name of the file")
     for _ in range(3):
         list(engine.stream([ids], 2))
-    log = engine.server.last_words(1 << 20)
+    log = engine.server.log_text()
     used = re.findall(rf"loading cache slot.* prompt={len(ids)} used=(\d+)", log)
     engine.close()
     assert used == ["0"] * 3

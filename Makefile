@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum |
 export HF_HUB_OFFLINE := 1
 export PYTHONWARNINGS := ignore::FutureWarning
 
-.PHONY: help setup demo test test-slow test-browser lab bench kernels lint clean browser ollama llamacpp
+.PHONY: help setup demo test test-slow test-browser test-ollama test-llamacpp lab bench kernels lint clean browser ollama llamacpp
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,12 @@ test: setup ## Everything that needs no GPU, network or server
 
 test-slow: setup ## The long ones: kill loops, design power
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "slow and not browser and not ollama and not llamacpp"
+
+test-ollama: setup ## Against a real Ollama server (make ollama)
+	@$(BIN)/python -m pytest -m ollama
+
+test-llamacpp: setup ## Against llama.cpp itself (make llamacpp)
+	@$(BIN)/python -m pytest -m llamacpp
 
 test-browser: setup ## The report and a notebook in a real browser
 	@$(BIN)/python -m pytest -m browser

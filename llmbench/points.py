@@ -33,7 +33,9 @@ class Group:
     repeats: tuple[Repeat, ...]
 
 
-def plan(name: str, study: Study, shard: str = "1/1", find: Find | None = None) -> tuple[Group, ...]:
+def plan(
+    name: str, study: Study, shard: str = "1/1", find: Find | None = None
+) -> tuple[Group, ...]:
     """The groups of a study in the order of their value: every point once before any twice.
 
     Within a block the cells are shuffled, and within a cell the engines: engines that are compared

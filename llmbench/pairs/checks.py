@@ -188,6 +188,8 @@ def distance(one: dict, other: dict) -> float:
     for place, (mine, theirs) in enumerate(zip(one["prefixes"], other["prefixes"], strict=False)):
         if mine != theirs:
             break
+        if not (one["next_ids"][place] and other["next_ids"][place]):
+            continue  # a server does not always tell
         here, there = (dict(zip(side["next_ids"][place], side["next_logprobs"][place], strict=True))
                        for side in (one, other))  # fmt: skip
         apart += [_apart_by(here, there), _apart_by(there, here)]

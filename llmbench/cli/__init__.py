@@ -246,6 +246,7 @@ def merge(runs: tuple[str, ...], into: str, outputs: Path | None, as_json: bool)
 @click.argument("model")
 @click.option("--engine", default="edge", show_default=True, help="Who generates.")
 @click.option("--impl", help="Which code of the engine (edge: reference).")
+@click.option("--attention-impl", help="Which attention of the engine (edge: reference, sdpa-…).")
 @click.option("--prompt", help="The text to go on with.")
 @click.option(
     "--document", type=click.Path(path_type=Path), help="A file whose text is the prompt."
@@ -255,8 +256,8 @@ def merge(runs: tuple[str, ...], into: str, outputs: Path | None, as_json: bool)
 @click.option("--device", default="cpu", show_default=True)
 @as_json
 def generate(
-    model: str, engine: str, impl: str | None, prompt: str | None, document: Path | None,
-    tokens: int, threads: int | None, device: str, as_json: bool,
+    model: str, engine: str, impl: str | None, attention_impl: str | None, prompt: str | None,
+    document: Path | None, tokens: int, threads: int | None, device: str, as_json: bool,
 ) -> None:  # fmt: skip
     """A first try of MODEL: the text as it comes, then what it took.
 
@@ -268,7 +269,7 @@ def generate(
     if prompt is not None and document is not None:
         raise click.UsageError("--prompt and --document: give one of them")
     text = prompt_from(document) if document else PROMPT if prompt is None else prompt
-    given = {"impl": impl, "threads": threads}
+    given = {"impl": impl, "attention_impl": attention_impl, "threads": threads}
     told = (lambda piece: None) if as_json else show.stream(text)
     tried = llmbench.generate(model, text, engine=engine, tokens=tokens, device=device, show=told,
                               **{k: v for k, v in given.items() if v is not None})  # fmt: skip
@@ -291,6 +292,24 @@ def models(name: str | None, as_json: bool) -> None:
         show.facts({key: value for key, value in show.card_lines(rows[0])}, as_json=False)
     else:
         show.table([show.catalog_row(row) for row in rows])
+
+
+@commands.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@as_json
+def inspect(file: Path, as_json: bool) -> None:
+    """The card of FILE (GGUF, safetensors, or a Hugging Face folder) from its header alone.
+
+    A file that is cut off, contradicts itself or is something else is refused, and says where.
+    """
+    from llmbench.cli import card
+    from llmbench.models.file_card import file_card
+
+    found = file_card(file)
+    if as_json:
+        show.document(found.as_dict())
+    else:
+        card.show(found)
 
 
 @commands.command()

@@ -27,7 +27,7 @@ class EdgeEngine:
 
     name = "edge"
     capabilities = frozenset({"batch", "prefill_mark", "next_logprobs", "logprobs"})
-    imports = ("torch", "safetensors", "gguf")
+    imports = ("torch", "safetensors")
     Options = EdgeOptions
 
     def load(self, model: ModelSource, options: dict[str, Any]) -> Served:

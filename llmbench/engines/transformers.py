@@ -42,6 +42,10 @@ class TransformersEngine:
 
     def load(self, model: ModelSource, options: dict[str, Any]) -> Served:
         """Load the folder's weights; no code from the folder is run, nothing is downloaded."""
+        if model.file:
+            raise Unsupported("engine transformers loads Hugging Face folders, not GGUF files",
+                              how="edge, llamacpp and ollama load this file; transformers, the "
+                                  "folder it was made of")  # fmt: skip
         device, threads = options.pop("device", "cpu"), options.pop("threads", 1)
         self.options = TransformersOptions(**options)
         started = time.perf_counter()

@@ -7,7 +7,8 @@ from pathlib import Path
 from llmbench.errors import BadParams, Unsupported
 from llmbench.hardware import Roofs
 from llmbench.models import cost, source
-from llmbench.models.spec import Spec, spec_from_catalog, spec_from_config
+from llmbench.models.header import read_header
+from llmbench.models.spec import Spec, spec_from_catalog, spec_from_config, spec_from_header
 from llmbench.units import nbytes
 
 KV_ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -68,11 +69,13 @@ def predict(
 
 
 def spec_of(name: str) -> Spec:
-    """The spec of a model: `builtin:`, a folder, `hf:`, `ollama:`, `shape:` or a catalog name.
+    """The spec of a model: `builtin:`, `gguf:`, a folder, `shape:`, or a name of the catalog.
 
     Raises: BadParams for an unknown name, Missing or Unsupported when no spec can be had.
     """
-    if name.startswith(("spectral:", "gguf:")):
+    if name.startswith("gguf:"):
+        return spec_from_header(read_header(source.locate(name), texts=False))
+    if name.startswith("spectral:"):
         raise Unsupported(
             f"models: memory of {name!r} is not predicted from its name",
             why="its cost follows from other numbers than those of a transformer's config",

@@ -7,13 +7,19 @@ import struct
 import gguf
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from llmbench.cli import commands
 from llmbench.engines.edge import EdgeEngine
 from llmbench.engines.loaded import load
+from llmbench.engines.transformers import TransformersEngine
 from llmbench.errors import BadParams, Missing, Unsupported
+from llmbench.models import gguf_weights
+from llmbench.models.predict import spec_of
 from llmbench.models.source import find_model
 from tests.engines import test_edge, test_families
 from tests.engines.test_edge import greedy, loaded
+from tests.families import random_model
 from tests.models.gguf_files import renamed, write_gguf
 
 ROUNDED = 3e-5  # a file keeps factors and scales in float32
@@ -125,6 +131,16 @@ def test_k_quants_are_read_block_by_block(kind, tmp_path):
     assert np.isfinite(engine.logprobs(IDS)).all()
 
 
+@pytest.mark.parametrize("part", [1, 700, 256 * 1000])  # a row at a time, two rows, no whole rest
+def test_tensors_come_whole_in_parts(part, tmp_path, monkeypatch):
+    folder = find_model("builtin:tiny").folder
+    source = find_model(f"gguf:{write_gguf(tmp_path / 'tiny.gguf', folder, 'Q8_0')}")
+    whole = loaded(EdgeEngine, source).model.tensors()
+    monkeypatch.setattr(gguf_weights, "PART", part)
+    for tensor, expected in zip(loaded(EdgeEngine, source).model.tensors(), whole, strict=True):
+        assert tensor.equal(expected)
+
+
 def test_sixteen_bits_are_kept_as_asked(tiny):
     folder, file = both(find_model("builtin:tiny").folder, tiny, dtype="bfloat16")
     assert np.abs(folder.logprobs(IDS) - file.logprobs(IDS)).max() < 1e-5
@@ -140,6 +156,17 @@ def test_people_get_readable_text(tiny):
         ]
         assert said[0] == said[1] and said[0].strip()
         assert file.trained == folder.trained == 2048
+
+
+def test_a_model_that_needs_another_attention_is_served_with_it_at_the_door(tmp_path):
+    """Gemma 2 has soft caps, which edge's own choice of an attention has not."""
+    folder = random_model("gemma2", tmp_path / "model")
+    words = ["generate", f"gguf:{write_gguf(tmp_path / 'm.gguf', folder)}", "--tokens", "2"]
+    refused = CliRunner().invoke(commands, words)
+    assert isinstance(refused.exception, Unsupported)
+    assert "attention_impl: reference" in refused.exception.how
+    served = CliRunner().invoke(commands, [*words, "--attention-impl", "reference"])
+    assert served.exit_code == 0 and "reference attention" in served.output
 
 
 def test_a_type_that_edge_cannot_read_is_named_with_those_it_can(tmp_path):
@@ -183,11 +210,29 @@ def test_what_it_cannot_compute_is_refused_by_name(metadata, error, words, tmp_p
         loaded(EdgeEngine, find_model(f"gguf:{file}"))
 
 
+def test_transformers_refuses_a_file_and_says_who_takes_it(tiny):
+    with pytest.raises(Unsupported, match="not GGUF files") as told:
+        loaded(TransformersEngine, find_model(f"gguf:{tiny}"))
+    assert "edge" in told.value.how and "folder" in told.value.how
+
+
 def test_a_damaged_file_is_refused_before_anything_is_loaded(tiny, tmp_path):
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(tiny.read_bytes()[:-1000])
     with pytest.raises(BadParams, match=r"cut.gguf"):
         find_model(f"gguf:{cut}")
+
+
+def test_a_file_that_is_not_there_or_named_without_its_kind_is_told(tiny, tmp_path):
+    with pytest.raises(BadParams, match=r"no file .*nowhere.gguf"):
+        find_model(f"gguf:{tmp_path / 'nowhere.gguf'}")
+    with pytest.raises(BadParams) as told:
+        find_model(str(tiny))
+    assert told.value.how == f"use gguf:{tiny}"
+
+
+def test_its_memory_is_predicted_from_its_header(tiny):
+    assert spec_of(f"gguf:{tiny}") == spec_of("builtin:tiny")
 
 
 def test_sources_name_their_file_and_hash_all_of_it(tiny, tmp_path):

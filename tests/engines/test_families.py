@@ -133,6 +133,16 @@ def test_each_number_of_a_family_matters(shape, name, value, tmp_path):
     assert np.abs(before - after).max() > 1e-3
 
 
+@pytest.mark.parametrize("shape", ["gemma2", "qwen2, windows from the second layer"])
+def test_a_config_without_layer_types_means_those_of_its_family(shape, tmp_path):
+    source = written(tmp_path / "model", *SHAPES[shape])
+    ids, config = list(range(20, 45)), source.config
+    told = loaded(EdgeEngine, source, attention_impl="reference").logprobs(ids)
+    assert len(set(config.pop("layer_types"))) == 2
+    (source.folder / "config.json").write_text(json.dumps(config))
+    assert (loaded(EdgeEngine, source, attention_impl="reference").logprobs(ids) == told).all()
+
+
 def test_a_mixture_of_experts_is_sent_to_the_engines_that_run_it(tmp_path):
     source = written(tmp_path / "model", *SHAPES["mistral, no window"])
     path = source.folder / "config.json"

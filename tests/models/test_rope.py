@@ -40,6 +40,8 @@ def test_only_a_share_of_a_phi_head_turns():
     asked = PHI | {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.75}}
     assert len(rope_of(asked, 16).near) == 6
     assert len(rope_of(asked | {"model_type": "llama"}, 16).near) == 8  # as transformers has it
+    odd = PHI | {"rope_parameters": {"partial_rotary_factor": 30 / 44}}  # 44 · it is just below 30
+    assert (rope_of(odd, 44).near == rope_of({}, 30).near).all()
 
 
 @pytest.mark.parametrize("kind", ["yarn", "dynamic", "ntk"])

@@ -1,8 +1,8 @@
 """A weight file's header: what is stored, how and where, without touching one weight.
 
-Native parsers of GGUF have been broken by crafted files, so no file reaches one before this walk has
-read it whole. It refuses what ggml refuses, and what cannot be right: a count, length, type or offset
-that the file itself contradicts. Big-endian files and version 1 are refused by name.
+Native parsers of GGUF have been broken by crafted files, so no file reaches one before this walk
+has read its header whole. It refuses what ggml refuses, and what cannot be right: a count, length,
+type or offset that the file itself contradicts. Big-endian files and version 1 are refused by name.
 
 Source: docs/gguf.md of ggml, versions 2 and 3; ggml/src/gguf.cpp of llama.cpp for what is refused.
 """
@@ -42,8 +42,9 @@ KINDS = {*NUMBERS, BOOL, TEXT, ARRAY}
 def read_header(path: Path, *, texts: bool = True) -> Header:
     """The header of a GGUF file; every tensor it names lies whole inside the file.
 
-    Arrays become tuples. With `texts` False an array of texts becomes `Skipped(count)`, which spares
-    most of the time that a large vocabulary takes. Bytes that are not UTF-8 become lone surrogates.
+    Arrays become tuples. With `texts` False an array of texts becomes `Skipped(count)`, which
+    spares half of the time that a large vocabulary takes. Bytes that are not UTF-8 become lone
+    surrogates (PEP 383).
     Raises: BadParams with file, offset, what was expected and found, and what to do.
     """
     with opened(path) as source:

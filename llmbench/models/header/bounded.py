@@ -6,6 +6,7 @@ allocated for it, so a header costs at most some hundreds of MB however it was m
 
 import os
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -66,7 +67,7 @@ class Bounded:
         return bytes(self.data[begin : begin + length])
 
     def texts(self, count: int, what: str) -> tuple[str, ...]:
-        """The next `count` texts. A byte that is not UTF-8 becomes a lone surrogate, losing nothing.
+        """The next `count` texts, with a lone surrogate for each byte that is not UTF-8.
 
         Source: PEP 383, by which `text.encode("utf-8", "surrogateescape")` gives the bytes again.
         """
@@ -82,8 +83,8 @@ class Bounded:
         for _ in self._ends(count, what):
             pass
 
-    def _ends(self, count: int, what: str) -> Any:
-        """Where each of the next `count` texts ends: the loop that half a million texts go through."""
+    def _ends(self, count: int, what: str) -> Iterator[int]:
+        """Where each of the next `count` texts ends: the loop that vocabularies go through."""
         self._budget(count, what)
         data, length_at, size, end = self.data, LENGTH.unpack_from, len(self.data), self.at
         for _ in range(count):

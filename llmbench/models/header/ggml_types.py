@@ -11,7 +11,7 @@ class GgmlType(NamedTuple):
     block_bytes: int
 
 
-# Source: ggml's enum ggml_type in ggml.h and the block structs in ggml-common.h (llama.cpp of 2026).
+# Source: enum ggml_type in ggml.h and the block structs in ggml-common.h (llama.cpp of 2026).
 TYPES = {
     0: GgmlType("F32", 1, 4),
     1: GgmlType("F16", 1, 2),

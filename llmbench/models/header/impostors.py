@@ -14,15 +14,15 @@ class Impostor(NamedTuple):
     how: str
 
 
-_PAGE = Impostor("a web page", "a login or error page was saved in its place: open the address in a "
-                 "browser, then fetch the file itself")  # fmt: skip
+_PAGE = Impostor("a web page", "a login or error page was saved in its place: open the address in "
+                 "a browser, then fetch the file itself")  # fmt: skip
 _PICKLE = "llmbench opens no pickles, which can run code when loaded: look for safetensors or GGUF"
 _OLD = Impostor("a GGML file from before GGUF", "look for a GGUF file of the same model")
 _KNOWN: tuple[tuple[bytes, Impostor], ...] = (
     (rb"\s*<(?:!doctype|html|head|body|\?xml)", _PAGE),
     (rb"version https://git-lfs\.github\.com/", Impostor(
         "a Git LFS pointer, which stands for a file that was not fetched", "run git lfs pull")),
-    (rb".{8}\{\s*\"", Impostor("a safetensors file", "use it as it is, in its Hugging Face folder")),
+    (rb".{8}\{\s*\"", Impostor("a safetensors file", "name it so, beside its config.json")),
     (rb"PK\x03\x04", Impostor("a zip archive, as PyTorch's .bin and .pt files are", _PICKLE)),
     (rb"\x80[\x02-\x05]", Impostor("a pickle, as PyTorch's old .bin and .pt files are", _PICKLE)),
     (rb"\{\s*\"schemaVersion\"", Impostor(
@@ -31,8 +31,7 @@ _KNOWN: tuple[tuple[bytes, Impostor], ...] = (
     (rb"\s*[{\[]\s*[\"{\[]", Impostor("a JSON text, perhaps an error message", AGAIN)),
     (rb"lmgg|fmgg|tjgg|algg", _OLD),
     (rb"\x1f\x8b|\x28\xb5\x2f\xfd|\xfd7zXZ|BZh", Impostor("a compressed file", "unpack it first")),
-    (rb"FUGG", Impostor("a GGUF file with its bytes swapped", "convert the model again on this kind "
-                        "of machine")),
+    (rb"FUGG", Impostor("GGUF with its bytes swapped", "convert the model on a machine like this")),
 )  # fmt: skip
 
 

@@ -14,8 +14,9 @@ from llmbench.models.header.parts import Header, TensorInfo
 
 MAX_HEADER = 100_000_000  # bytes, as the format says
 # Bytes a value. A type that is not here is taken at its word: its place says how long it is.
-ITEMSIZE = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8,
-            "U32": 4, "U16": 2, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}  # fmt: skip
+ITEMSIZE = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "BOOL": 1,
+            "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2,
+            "U8": 1}  # fmt: skip
 
 
 def read_safetensors(path: Path) -> Header:

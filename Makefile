@@ -55,18 +55,8 @@ browser: ## Install a chromium from the system's packages (Debian, Ubuntu)
 ollama: ## An Ollama server: one on the PATH, the official one, or one built for this CPU
 	@scripts/get_ollama.sh
 
-LLAMACPP := 0.3.36# of llama-cpp-python; llmbench/engines/llamacpp.py is written for it
 llamacpp: setup ## Build llama.cpp for this very machine into .venv (some minutes, a C++ compiler)
-	@$(BIN)/python -c 'import sys; from importlib.metadata import version; sys.exit(version("llama_cpp_python") != "$(LLAMACPP)")' 2>/dev/null \
-	  && echo "llama.cpp is there already: llama-cpp-python $(LLAMACPP)" || { \
-	  command -v c++ >/dev/null || { echo "this needs a C++ compiler: apt-get install g++"; exit 3; }; \
-	  cuda=OFF; command -v nvcc >/dev/null && cuda=ON; \
-	  export CMAKE_ARGS="-DGGML_NATIVE=ON -DGGML_CUDA=$$cuda"; \
-	  echo "building llama-cpp-python $(LLAMACPP) from source for this machine, $$CMAKE_ARGS: some minutes" >&2; \
-	  if [ -x $(BIN)/pip ]; then install="$(BIN)/python -m pip install --no-cache-dir"; \
-	  else install="uv pip install --no-cache --python $(BIN)/python"; fi; \
-	  $$install --quiet -c constraints.txt --no-binary llama-cpp-python llama-cpp-python==$(LLAMACPP); \
-	  $(BIN)/python -c 'import llama_cpp; print(llama_cpp.llama_print_system_info().decode())'; }
+	@scripts/build_llamacpp.sh $(BIN)
 
 lab: setup ## JupyterLab in the notebooks folder
 	@$(BIN)/jupyter lab --notebook-dir=notebooks

@@ -39,7 +39,8 @@ flags=(-DGGML_NATIVE=ON)
 command -v nvcc >/dev/null && flags+=(-DGGML_CUDA=ON)
 if tiles_miscompiled; then
   echo "with gcc_tiles.h: $(c++ --version | head -1) miscompiles AMX" >&2
-  export CPLUS_INCLUDE_PATH=$PWD/scripts CXXFLAGS="-include gcc_tiles.h ${CXXFLAGS:-}"
+  export CPLUS_INCLUDE_PATH=$PWD/scripts${CPLUS_INCLUDE_PATH:+:$CPLUS_INCLUDE_PATH}
+  export CXXFLAGS="-include gcc_tiles.h ${CXXFLAGS:-}"
 fi
 echo "building llama-cpp-python $VERSION for this machine, ${flags[*]}: some minutes" >&2
 export CMAKE_ARGS="${flags[*]}" # and no cache: a wheel kept from elsewhere has other flags

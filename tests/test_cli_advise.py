@@ -35,8 +35,8 @@ def advise(outputs, *words, code=0):
 
 def test_people_get_the_answer_the_rules_the_rows_and_what_was_not_used(outputs):
     said = advise(outputs, "--tokens", "900").stdout
-    for words in ("A text of 900 tokens and an answer of 64", "1,024 measured", "measured-window",
-                  "edge, 2 threads, the only one measured", "The rows behind it",
+    for words in ("A text of 900 tokens and an answer of 64", "[measured-window]",
+                  "window of 1,024", "edge, 2 threads, the only one measured", "The rows behind it",
                   "none measured", "fired nothing: 36 contaminated",
                   "never recommended from", "pub"):  # fmt: skip
         assert words in said, words

@@ -232,7 +232,16 @@ def told(span: Span) -> str:
                 f"{seconds(span.high)}, if with the square")  # fmt: skip
     if span.value is None:
         return "time not measured"
-    ends = "no interval" if span.low is None or span.high is None else (
-        f"95 % interval {seconds(span.low)} {EN} {seconds(span.high)}")  # fmt: skip
+    ends = between(span.low, span.high)
+    ends = f"95 % interval {ends}" if ends else "no interval"
     runs = f"{span.process_runs} process run{'s' * (span.process_runs != 1)}"
     return f"{seconds(span.value)} ({ends}, {runs})"
+
+
+def between(low: float | None, high: float | None) -> str:
+    """'162 - 192 ms', the unit once where both have the same; '' when one is not known."""
+    if low is None or high is None:
+        return ""
+    first, last = seconds(low), seconds(high)
+    (number, _, unit), same = first.partition(" "), last.partition(" ")[2]
+    return f"{number if unit == same else first} {EN} {last}"

@@ -9,6 +9,8 @@ import pandas as pd
 
 from llmbench import metrics, store
 from llmbench.advice.measured import STUDIES
+from llmbench.advice.rules import between
+from llmbench.advice.rules import told as words
 from llmbench.cli import show
 from llmbench.errors import BadParams, CannotSay, LlmbenchError, StoreFailed
 from llmbench.hardware import fingerprint, machine
@@ -108,7 +110,9 @@ def _request(found: Any) -> None:
     click.echo(f"\n{found.answer.sentence}  [{found.answer.rule}]")
     click.echo(f"{found.cutting_sentence}  [{found.cutting}]")
     for plan in found.plans[:1]:
-        click.echo(f"  carry it out: {plan.command or 'from Python, with llmbench.load'}")
+        click.echo(f"carry it out: {plan.command or 'from Python, with llmbench.load'}")
+    for plan in found.plans[1:]:
+        click.echo(f"or with {plan.name}: {plan.layout.pieces:,} pieces, {words(plan.seconds)}")
     if any(one.verdict == "extrapolated" for one in found.choices):
         click.echo(f"to measure it: {found.measure}")
 
@@ -121,22 +125,20 @@ def _sentences(told: Iterable[Any]) -> None:
 
 def _choice(one: Any) -> dict[str, str]:
     need = one.need and one.need.bytes
-    free = {True: " fits", False: " too much", None: ""}[one.fits]
+    free = {True: ", fits", False: ", too much", None: ""}[one.fits]
     return {"model": one.model, "engine": one.engine, "verdict": one.verdict,
-            "window": f"{one.window:,} {one.window_from}" if one.window else NONE,
+            "window": f"{one.window:,}" if one.window else NONE,
             "time": _middle(one.seconds), "95 % interval": _interval(one.seconds),
-            "memory": f"{nbytes(need)} {one.need.source},{free}" if need else NONE,
-            "rule": one.rule}  # fmt: skip
+            "memory": f"{nbytes(need)}{free}" if need else NONE}  # fmt: skip
 
 
 def _class(one: Any) -> dict[str, str]:
     ends = f"{one.above:,} {EN} {one.up_to:,}" if one.up_to else f"above {one.above:,}"
     ends = ends if one.above else f"up to {one.up_to:,}"
-    return {"text and answer": ends, "": one.name, "model": one.model or "none measured",
+    return {"text and answer": ends, "model": one.model or "none measured",
             "engine": one.engine or NONE,
             "measured to": f"{one.measured_to:,}" if one.measured_to else NONE,
-            "time there": _middle(one.seconds), "95 % interval": _interval(one.seconds),
-            "rule": one.rule}  # fmt: skip
+            "time there": _middle(one.seconds)}  # fmt: skip
 
 
 def _middle(span: Any) -> str:
@@ -145,29 +147,28 @@ def _middle(span: Any) -> str:
 
 
 def _interval(span: Any) -> str:
-    if span is None or span.low is None or span.high is None:
-        return NONE
-    ends = f"{seconds(span.low)} {EN} {seconds(span.high)}"
-    return f"bounds {ends}" if span.kind == "bounds" else ends
+    ends = span and between(span.low, span.high)
+    return f"{ends}{' as bounds' * (span.kind == 'bounds')}" if ends else NONE
 
 
 def _rows(found: Any) -> None:
     """The rows behind every sentence, each once."""
     told = [*found.choices, *found.plans, *found.classes]
-    behind = list(dict.fromkeys(row for one in told for row in one.evidence))
+    behind = sorted({row for one in told for row in one.evidence})
     if behind:
         _title("The rows behind it")
         show.table([_evidence(row) for row in behind])
 
 
 def _evidence(row: Any) -> dict[str, str]:
-    ends = NONE if None in (row.low, row.high) else f"{seconds(row.low)} {EN} {seconds(row.high)}"
-    return {"run": row.run, "study": row.study, "model": row.model, "engine": row.engine,
-            "options": row.options, "threads": str(row.threads), "tokens": f"{row.window:,}",
-            "prompt + answer": f"{row.prompt_tokens:,} + {row.output_tokens:,}",
+    windows = row.study == "context_windows"
+    size = (
+        f"window of {row.window:,}" if windows else f"{row.prompt_tokens:,} + {row.output_tokens}"
+    )
+    runs = ", ".join([str(row.process_runs), *row.labels])
+    return {"run": row.run, "model": row.model, "engine": row.engine, "tokens": size,
             "took": seconds(row.median) if row.median is not None else NONE,
-            "95 % interval": ends, "process runs": str(row.process_runs),
-            "label": ", ".join(row.labels)}  # fmt: skip
+            "95 % interval": between(row.low, row.high) or NONE, "process runs": runs}  # fmt: skip
 
 
 def _rest(found: Any) -> None:
@@ -175,7 +176,7 @@ def _rest(found: Any) -> None:
         click.echo(f"\nrows of this machine that fired nothing: {_unused(found)}")
     if found.others:
         _title("Measured on another machine, or with other versions; never recommended from")
-        show.table(found.others)
+        show.table([one | {"rows": f"{one['rows']:,}"} for one in found.others])
 
 
 def _unused(found: Any) -> str:

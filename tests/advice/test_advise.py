@@ -121,6 +121,14 @@ def test_a_plan_takes_the_largest_window_that_the_memory_here_allows():
     assert asked(frame, 900, free_bytes=1000).choices[0].rule == "too-little-memory-free"
 
 
+def test_of_several_runs_the_plan_is_that_of_the_largest_window():
+    for runs in (("a", "b"), ("b", "a")):
+        sizes = dict(zip(runs, ((512, 1024), (512, 2048)), strict=True))
+        both = frames(*(synthetic.windows(run=run, sizes=sizes[run]) for run in ("a", "b")))
+        (plan,) = asked(both, 5000).plans
+        assert (plan.layout.window, plan.evidence[0].run) == (2048, runs[1])
+
+
 def test_options_that_generate_cannot_ask_for_give_no_command():
     frame = synthetic.windows().assign(options='{"attention_impl":"eager"}')
     assert asked(frame, 5000).plans[0].command is None

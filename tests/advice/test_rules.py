@@ -107,11 +107,14 @@ def test_memory_that_cannot_be_checked_is_said():
 def test_memory_that_ran_out_above_what_serves_refuses_nothing():
     assert fired(SERVING, case(900, frame=oom(2048))).name == "measured-window"
     assert fired(SERVING, case(2500, frame=oom(4096))).name == "ran-out-of-memory"
+    below = synthetic.fail(synthetic.windows(), "oom", "planted", window=512)
+    assert fired(SERVING, case(900, frame=below)).name == "measured-window"
 
 
 def test_a_time_is_said_with_its_interval_and_bounds_as_bounds():
     assert told(Span(1.2, 1.1, 1.3, 6, "measured")) == (
-        "1.20 s (95 % interval 1.10 s \N{EN DASH} 1.30 s, 6 process runs)")  # fmt: skip
+        "1.20 s (95 % interval 1.10 \N{EN DASH} 1.30 s, 6 process runs)")  # fmt: skip
+    assert "950 ms \N{EN DASH} 1.30 s," in told(Span(1.2, 0.95, 1.3, 6, "measured"))
     assert told(Span(1.2, None, None, 1, "measured")) == "1.20 s (no interval, 1 process run)"
     assert told(Span(None, None, None, 0, "measured")) == "time not measured"
     assert told(Span(None, None, None, 0, "bounds")) == "its time is not known"
@@ -128,7 +131,7 @@ RANKS = {
     "none-measured": (ranked(), "short: none measured on this machine"),
     "only-one-measured": (ranked((1, 2, 3)), "short: a with x, the only one measured, 2.00 s"),
     "fastest-surely": (ranked((1, 2, 3), (3.1, 4, 5), (4, 5, 6)),
-                       "surely the fastest of 3 measured, 2.00 s (95 % interval 1.00 s"),
+                       "surely the fastest of 3 measured, 2.00 s (95 % interval 1.00 "),
     "fastest-not-surely": (ranked((1, 2, 3), (2.9, 4, 5)), "but not surely: the intervals overlap"),
 }  # fmt: skip
 

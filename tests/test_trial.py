@@ -149,7 +149,12 @@ def test_the_command_reads_pieces_with_headings_apart_from_the_text(tmp_path):
     done = command(*words, "--window", "70", "--overlap", "5")
     assert done.returncode == 0, done.stderr
     assert "piece 2 of 2: tokens 63 to 90, the first 5 of them again" in done.stderr
-    assert "piece" not in done.stdout and "each piece is answered by itself" in done.stderr
+    assert "read        90 of 90 tokens of text, 5 of them twice" in done.stderr
+    assert (
+        "piece" not in done.stdout
+        and done.stdout.endswith("\n")
+        and "each piece is answered by itself" in done.stderr
+    )
     facts = json.loads(command(*words, "--window", "70", "--json").stdout)
     assert (facts["layout"]["pieces"], facts["layout"]["kind"]) == (2, "sliding")
     assert facts["trials"][0]["text"] in done.stdout

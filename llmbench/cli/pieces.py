@@ -13,7 +13,8 @@ def heading(piece: Any, number: int, of: int) -> None:
     again = piece.fresh - piece.start
     told = f"piece {number} of {of}: tokens {piece.start + 1:,} to {piece.end:,}"
     told += f", the first {again:,} of them again" if again else ""
-    click.echo("\n" * (number > 1) + click.style(told, bold=True), err=True)
+    click.echo("\n" * (number > 1), nl=False)  # ends the text of the piece before
+    click.echo(click.style(told, bold=True), err=True)
 
 
 def text(piece: str) -> None:
@@ -36,7 +37,8 @@ def totals(done: Any, as_json: bool) -> None:
     lines = {
         "pieces": f"{len(done.trials):,} of {len(done.pieces):,}, windows of "
                   f"{done.layout.window:,} tokens",
-        "read": f"{done.layout.tokens:,} tokens of text, {done.repeated_tokens:,} of them twice",
+        "read": f"{done.pieces[len(done.trials) - 1].end:,} of {done.layout.tokens:,} tokens of "
+                f"text, {done.repeated_tokens:,} of them twice",
         "answers": f"{done.output_tokens:,} tokens, {done.layout.output_tokens:,} a piece",
         "took": f"{seconds(done.read_s)}, {per_second(read / done.read_s, 'tok')} read and "
                 f"answered; loaded in {seconds(done.load_s)}",
@@ -44,6 +46,6 @@ def totals(done: Any, as_json: bool) -> None:
         "served by": f"{served.engine} {served.impl}, {served.threads} threads",
         "note": "each piece is answered by itself: nothing of the others is known to it",
     }  # fmt: skip
-    click.echo("", err=True)
+    click.echo()
     for name, value in lines.items():
         click.echo(click.style(f"{name:<12}", dim=True) + value, err=True)

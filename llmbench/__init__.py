@@ -21,6 +21,7 @@ _FACADE = {
     "read": "llmbench.metrics:read",
     "scaling": "llmbench.laws:scaling",
     "compare": "llmbench.pairs:compare",
+    "advise": "llmbench.advice:advise",
     "check": "llmbench.checker:check",
     "merge": "llmbench.store:merge",
     "doctor": "llmbench.diagnosis:doctor",

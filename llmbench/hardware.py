@@ -265,6 +265,21 @@ def cgroup_memory_bytes() -> int | None:
     return limit if limit is not None and limit < psutil.virtual_memory().total else None
 
 
+def available_bytes() -> int:
+    """Bytes that can be allocated without swapping: of the machine, or less in a control group."""
+    free = psutil.virtual_memory().available
+    for folder in cgroup_dirs("memory"):
+        limit = _number(folder / "memory.max", folder / "memory.limit_in_bytes")
+        used = _number(folder / "memory.current", folder / "memory.usage_in_bytes")
+        if limit is not None and used is not None:
+            free = min(free, max(0, limit - used))
+    return free
+
+
+def _number(*paths: Path) -> int | None:
+    return next((int(t) for t in map(_read, paths) if t and t.isdecimal()), None)
+
+
 def _read(path: Path) -> str | None:
     try:
         return path.read_text(encoding="utf-8").strip() or None

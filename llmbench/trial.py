@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmbench.chunks import Layout, Piece, layout, pieces
 from llmbench.engines.loaded import LoadedEngine
 from llmbench.errors import BadParams, Refused
 from llmbench.record import Served
@@ -36,6 +37,33 @@ class Trial:
     def decode_tok_per_s(self) -> float | None:
         """Tokens a second after the first."""
         return 1 / self.tpot_s if self.tpot_s else None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What reading a text in pieces took; fewer trials than pieces when it ended from outside."""
+
+    layout: Layout
+    pieces: tuple[Piece, ...]
+    trials: tuple[Trial, ...]
+    load_s: float
+    read_s: float  # without loading, tokenising included
+
+    @property
+    def complete(self) -> bool:
+        """Whether every piece was read and answered to its end."""
+        return len(self.trials) == len(self.pieces) and all(t.complete for t in self.trials)
+
+    @property
+    def output_tokens(self) -> int:
+        """Generated after all pieces together."""
+        return sum(tried.output_tokens for tried in self.trials)
+
+    @property
+    def repeated_tokens(self) -> int:
+        """Read twice, as the overlap of two pieces."""
+        read = self.pieces[: len(self.trials)]
+        return sum(piece.fresh - piece.start for piece in read)
 
 
 def prompt_from(document: Path) -> str:
@@ -67,23 +95,77 @@ def generate(
         load_s = time.perf_counter() - begun
         ids = loaded.tokenizer.encode(prompt)
         _check_room(model, len(ids), tokens, loaded.trained)
-        pieces, at, complete = [], [time.perf_counter()], True
+        return _tried(loaded, model, prompt, ids, tokens, load_s, show)
+
+
+def read_in_pieces(
+    model: str, text: str, *, engine: str = "edge", tokens: int = 64, window: int | None = None,
+    overlap: int | None = None, device: str = "cpu",
+    begin: Callable[[Piece, int, int], Any] = lambda piece, number, of: None,
+    show: Callable[[str], Any] = lambda text: None, **options: Any,
+) -> Reading:  # fmt: skip
+    """Generate `tokens` tokens after each piece of `text`, the pieces as large as `window` allows.
+
+    The window is that of the training when none is given, the overlap a tenth of a piece. A piece
+    begins and ends with a whole character. `begin` is told each piece with its number and how many
+    there are. An interruption ends the reading. Raises: as `generate`.
+    """
+    if not text:
+        raise BadParams("the text is empty", how="--document FILE")
+    begun = time.perf_counter()
+    with LoadedEngine(model, engine, device, dict(options)) as loaded:
+        load_s = time.perf_counter() - begun
+        ids, cuts = loaded.tokenizer.encode_with_cuts(text)
+        asked = layout(len(ids), window=_window(model, window, loaded.trained),
+                       output_tokens=tokens, overlap_tokens=overlap)  # fmt: skip
+        parts, trials = tuple(pieces(asked, cuts)), []
         try:
-            for token in loaded.stream(ids, tokens):
-                at.append(time.perf_counter())
-                pieces.append(token.text)
-                show(token.text)
-        except KeyboardInterrupt:
-            complete = False
-            if not pieces:
+            for number, piece in enumerate(parts, 1):
+                begin(piece, number, len(parts))
+                own = ids[piece.start : piece.end]
+                prompt = loaded.tokenizer.decode(own)
+                trials.append(_tried(loaded, model, prompt, own, tokens, load_s, show))
+                if not trials[-1].complete:
+                    break
+        except KeyboardInterrupt:  # before any text of a piece
+            if not trials:
                 raise
-        steps = len(pieces)
-        return Trial(
-            model=model, served=loaded.served, prompt=prompt, prompt_tokens=len(ids),
-            text="".join(pieces), output_tokens=steps, load_s=load_s, ttft_s=at[1] - at[0],
-            tpot_s=(at[-1] - at[1]) / (steps - 1) if steps > 1 else None,
-            rss_bytes=loaded.rss_bytes(), complete=complete,
-        )  # fmt: skip
+    return Reading(asked, parts, tuple(trials), load_s, time.perf_counter() - begun - load_s)
+
+
+def _tried(
+    loaded: LoadedEngine, model: str, prompt: str, ids: list[int], tokens: int, load_s: float,
+    show: Callable[[str], Any],
+) -> Trial:  # fmt: skip
+    """One generation. Raises: KeyboardInterrupt when it came before any text."""
+    texts, at, complete = [], [time.perf_counter()], True
+    try:
+        for token in loaded.stream(ids, tokens):
+            at.append(time.perf_counter())
+            texts.append(token.text)
+            show(token.text)
+    except KeyboardInterrupt:
+        complete = False
+        if not texts:
+            raise
+    steps = len(texts)
+    return Trial(
+        model=model, served=loaded.served, prompt=prompt, prompt_tokens=len(ids),
+        text="".join(texts), output_tokens=steps, load_s=load_s, ttft_s=at[1] - at[0],
+        tpot_s=(at[-1] - at[1]) / (steps - 1) if steps > 1 else None, rss_bytes=loaded.rss_bytes(),
+        complete=complete,
+    )  # fmt: skip
+
+
+def _window(model: str, asked: int | None, trained: int | None) -> int:
+    """Tokens of a piece and its output. Raises: BadParams, Refused beyond the training."""
+    if asked is None and trained is None:
+        raise BadParams(f"{model} does not tell how long a text it was trained for",
+                        how="--window N")  # fmt: skip
+    if asked and trained and asked > trained:
+        raise Refused(f"--window {asked:,} exceeds what {model} was trained for",
+                      how=f"--window {trained} or less")  # fmt: skip
+    return asked or trained
 
 
 def _check_room(model: str, prompt_tokens: int, tokens: int, trained: int | None) -> None:
@@ -91,6 +173,8 @@ def _check_room(model: str, prompt_tokens: int, tokens: int, trained: int | None
     if not trained or prompt_tokens + tokens <= trained:
         return
     fits = []
+    if 2 * tokens <= trained:
+        fits.append("--chunks to read it in pieces")
     if tokens < trained:
         fits.append(f"a text of at most {trained - tokens:,} tokens")
     if prompt_tokens < trained:
@@ -98,5 +182,5 @@ def _check_room(model: str, prompt_tokens: int, tokens: int, trained: int | None
     raise Refused(
         f"the prompt's {prompt_tokens:,} tokens and --tokens {tokens:,} together exceed the window",
         why=f"{model} was trained for {trained:,} tokens",
-        how=" or ".join(fits) or "a shorter text and fewer --tokens",
+        how=", or ".join(fits) or "a shorter text and fewer --tokens",
     )

@@ -57,6 +57,21 @@ def rows(
     return frame
 
 
+def windows(
+    *, sizes: tuple = (512, 1024, 2048), output_tokens: int = 32, process_runs: int = 6,
+    base: int = 350 * 2**20, **where: object,
+) -> pd.DataFrame:  # fmt: skip
+    """Rows of `context_windows`: filled windows, whose peak is `base`, weights and their KV."""
+    lens = tuple(size - output_tokens for size in sizes)
+    frame = rows(batch_sizes=(1,), context_lens=lens, process_runs=process_runs, **where)
+    window = frame["prompt_tokens"] + output_tokens
+    return frame.assign(
+        study="context_windows", window=window, output_tokens=output_tokens,
+        e2e_s=frame["ttft_s"] + (output_tokens - 1) * frame["tpot_s"],
+        rss_peak_bytes=base + WEIGHTS + KV * window, key="windows" + frame["key"],
+    )  # fmt: skip
+
+
 def fail(frame: pd.DataFrame, status: str, reason: str, **where: int) -> pd.DataFrame:
     """`frame` with `status` and no measurements in the rows where the columns have these values."""
     frame = frame.copy()
@@ -106,7 +121,7 @@ def journal_line(row: tuple, environment: str) -> Record:
         study=row.study, model=row.model, model_sha256=row.model_sha256, engine=row.engine,
         engine_options={}, batch_size=row.batch_size, prompt=row.prompt,
         prompt_tokens=row.prompt_tokens, output_tokens=row.output_tokens, device=row.device,
-        threads=row.threads, seed=row.seed, memory_limit_bytes=0,
+        threads=row.threads, seed=row.seed, memory_limit_bytes=0, window=row.window,
     )  # fmt: skip
     repeat = Repeat(point=point, process_run=row.process_run, block=row.block, repeat=row.repeat)
     return Record(

@@ -11,6 +11,7 @@ import llmbench
 from llmbench.errors import BadParams, Missing, Refused
 from llmbench.models.source import find_model
 from llmbench.models.tokenizer import load_tokenizer
+from llmbench.trial import read_in_pieces
 
 
 def command(*words):
@@ -83,7 +84,7 @@ def test_bad_input_is_refused_before_anything_is_shown(words, told):
 
 
 def test_a_text_that_does_not_fit_is_refused_with_its_length():
-    with pytest.raises(Refused, match=r"trained for 2,048.*\n.*at most 1,984 tokens$"):
+    with pytest.raises(Refused, match=r"2,048.*\n.*--chunks .*, or .*at most 1,984 tokens$"):
         llmbench.generate("builtin:tiny", "word " * 3000, threads=1)
     with pytest.raises(BadParams, match="empty"):
         llmbench.generate("builtin:tiny", "")
@@ -97,6 +98,83 @@ def test_more_tokens_than_the_window_are_not_blamed_on_the_text():
     with pytest.raises(Refused) as told:
         llmbench.generate("builtin:tiny", "word " * 3000, tokens=3000, threads=1)
     assert told.value.how == "a shorter text and fewer --tokens"
+
+
+def test_a_long_text_is_read_in_pieces_each_as_it_would_be_alone():
+    text, begun, shown = "naïve 日本 £ 🙂 " * 20 + "import os\n", [], []
+    done = read_in_pieces("builtin:tiny", text, tokens=3, window=80, overlap=7, threads=1,
+                          begin=lambda *told: begun.append(told), show=shown.append)  # fmt: skip
+    assert [number for _, number, _ in begun] == list(range(1, len(done.pieces) + 1))
+    assert {of for *_, of in begun} == {len(done.trials)} and len(done.trials) > 3
+    assert done.complete and done.output_tokens == 3 * len(done.trials)
+    assert "".join(shown) == "".join(tried.text for tried in done.trials)
+    tokenizer = load_tokenizer(find_model("builtin:tiny").folder)
+    ids = tokenizer.encode(text)
+    fresh = [tokenizer.decode(ids[p.fresh : p.end]) for p in done.pieces]
+    assert "".join(fresh) == text and "\N{REPLACEMENT CHARACTER}" not in "".join(fresh)
+    last = done.trials[-1]
+    alone = llmbench.generate("builtin:tiny", last.prompt, tokens=3, threads=1)
+    assert (alone.text, alone.prompt_tokens) == (last.text, last.prompt_tokens)
+    assert 0 < done.repeated_tokens == sum(t.prompt_tokens for t in done.trials) - len(ids)
+
+
+@pytest.mark.parametrize("after", [4, 5])
+def test_an_interruption_of_a_reading_keeps_the_pieces_before(after):
+    def show(piece):
+        if shown.append(piece) or len(shown) == after:
+            raise KeyboardInterrupt
+
+    shown = []
+    done = read_in_pieces("builtin:tiny", "import os\n" * 40, tokens=3, window=40, threads=1,
+                          show=show)  # fmt: skip
+    assert not done.complete
+    assert [t.output_tokens for t in done.trials] == [3, after - 3]
+
+
+def test_an_interruption_before_any_text_of_a_piece_keeps_those_before():
+    def begin(piece, number, of):
+        if number == 2:
+            raise KeyboardInterrupt
+
+    done = read_in_pieces("builtin:tiny", "import os\n" * 40, tokens=3, window=40, threads=1,
+                          begin=begin)  # fmt: skip
+    assert (len(done.trials), done.complete) == (1, False)
+    assert done.repeated_tokens == 0
+
+
+def test_the_command_reads_pieces_with_headings_apart_from_the_text(tmp_path):
+    text = tmp_path / "long.py"
+    text.write_text("import os\n" * 30)
+    words = ["builtin:tiny", "--document", str(text), "--tokens", "3", "--threads", "1", "--chunks"]
+    done = command(*words, "--window", "70", "--overlap", "5")
+    assert done.returncode == 0, done.stderr
+    assert "piece 2 of 2: tokens 63 to 90, the first 5 of them again" in done.stderr
+    assert "read        90 of 90 tokens of text, 5 of them twice" in done.stderr
+    assert (
+        "piece" not in done.stdout
+        and done.stdout.endswith("\n")
+        and "each piece is answered by itself" in done.stderr
+    )
+    facts = json.loads(command(*words, "--window", "70", "--json").stdout)
+    assert (facts["layout"]["pieces"], facts["layout"]["kind"]) == (2, "sliding")
+    assert facts["trials"][0]["text"] in done.stdout
+    assert facts["complete"] is True and facts["output_tokens"] == 6
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--window", "100"], "--chunks cuts a text: give it too"),
+        (["--chunks", "--window", "4096"], "--window 2048 or less"),
+        (["--chunks", "--window", "64"], "no room for a text and 64"),
+        (["--chunks", "--window", "100", "--overlap", "36"], "an overlap of 0 to 35"),
+        (["--chunks", "--prompt", ""], "the text is empty"),
+    ],
+)
+def test_pieces_that_cannot_be_are_refused(words, told):
+    done = command("builtin:tiny", *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert told in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -210,6 +210,40 @@ def compare(
 
 
 @commands.command()
+@click.option("--tokens", type=click.IntRange(min=1, max=2**40), help="Length of the text.")
+@click.option("--document", type=click.Path(path_type=Path), help="The text itself, as a file.")
+@click.option("--output-tokens", type=click.IntRange(min=1, max=2**40), default=64,
+              show_default=True, help="Length of the answer.")  # fmt: skip
+@click.option("--run", "runs", multiple=True, help="Rows of this run only (repeatable).")
+@outputs_option
+@as_json
+def advise(
+    tokens: int | None, document: Path | None, output_tokens: int, runs: tuple[str, ...],
+    outputs: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Which measured model and window for a text of this length; without one, in general.
+
+    Only rows measured on this machine recommend. Exit codes: 0 an answer · 4 no measured row can
+    answer, with the command that would measure it.
+    """
+    from llmbench.cli import advice
+
+    if tokens is not None and document is not None:
+        raise click.UsageError("--tokens and --document: give one of them")
+    frame = advice.rows([_folder(run, outputs) for run in runs], outputs)
+    if document is not None:
+        tokens = advice.counts(document, frame)
+    found = llmbench.advise(frame, tokens=tokens, output_tokens=output_tokens,
+                            document=document and str(document))  # fmt: skip
+    if as_json:
+        show.document(found.facts())
+    else:
+        advice.shown(found)
+    if not found.answered:
+        raise advice.unanswered(found)
+
+
+@commands.command()
 @click.argument("runs", nargs=-1, required=True)
 @outputs_option
 @as_json
@@ -252,29 +286,61 @@ def merge(runs: tuple[str, ...], into: str, outputs: Path | None, as_json: bool)
     "--document", type=click.Path(path_type=Path), help="A file whose text is the prompt."
 )
 @click.option("--tokens", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--chunks", is_flag=True, help="Read a long text in pieces, each answered by itself.")
+@click.option(
+    "--window",
+    type=click.IntRange(min=2),
+    metavar="N",
+    help="With --chunks: a piece and its answer in tokens (default: the trained context).",
+)
+@click.option(
+    "--overlap",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="With --chunks: tokens repeated from the piece before (default: a tenth).",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="Default: physical cores, at most 8.")
 @click.option("--device", default="cpu", show_default=True)
 @as_json
 def generate(
     model: str, engine: str, impl: str | None, attention_impl: str | None, prompt: str | None,
-    document: Path | None, tokens: int, threads: int | None, device: str, as_json: bool,
+    document: Path | None, tokens: int, chunks: bool, window: int | None, overlap: int | None,
+    threads: int | None, device: str, as_json: bool,
 ) -> None:  # fmt: skip
     """A first try of MODEL: the text as it comes, then what it took.
 
     \b
     llmbench generate builtin:tiny --prompt "def read_lines(path):"
+    llmbench generate builtin:tiny --document FILE --chunks
     """
     from llmbench.trial import PROMPT, prompt_from
 
     if prompt is not None and document is not None:
         raise click.UsageError("--prompt and --document: give one of them")
+    if not chunks and (window is not None or overlap is not None):
+        raise click.UsageError("--window and --overlap say how --chunks cuts a text: give it too")
     text = prompt_from(document) if document else PROMPT if prompt is None else prompt
-    given = {"impl": impl, "attention_impl": attention_impl, "threads": threads}
+    given = {"engine": engine, "tokens": tokens, "device": device, "impl": impl,
+             "attention_impl": attention_impl, "threads": threads}  # fmt: skip
+    given = {name: value for name, value in given.items() if value is not None}
+    if chunks:
+        return _in_pieces(model, text, given | {"window": window, "overlap": overlap}, as_json)
     told = (lambda piece: None) if as_json else show.stream(text)
-    tried = llmbench.generate(model, text, engine=engine, tokens=tokens, device=device, show=told,
-                              **{k: v for k, v in given.items() if v is not None})  # fmt: skip
+    tried = llmbench.generate(model, text, show=told, **given)
     show.trial(tried, as_json)
     if not tried.complete:
+        raise click.Abort
+
+
+def _in_pieces(model: str, text: str, given: dict[str, Any], as_json: bool) -> None:
+    """A text read in pieces: headings on stderr, what is generated on stdout."""
+    from llmbench.cli import pieces
+    from llmbench.trial import read_in_pieces
+
+    told = {} if as_json else {"begin": pieces.heading, "show": pieces.text}
+    done = read_in_pieces(model, text, **told, **given)
+    pieces.totals(done, as_json)
+    if not done.complete:
         raise click.Abort
 
 

@@ -24,6 +24,16 @@ class Tokenizer:
         """Ids of `text` itself: no special token is added, before or after."""
         return self._backend.encode(text, add_special_tokens=False).ids
 
+    def encode_with_cuts(self, text: str) -> tuple[list[int], list[int]]:
+        """Ids of `text`, and the places among them, 0 and the end too, where no character is cut.
+
+        A place p stands before id p: a text may be parted there, and both parts are whole.
+        """
+        made = self._backend.encode(text, add_special_tokens=False)
+        inner = zip(made.offsets, made.offsets[1:], strict=False)
+        whole = [p for p, (before, after) in enumerate(inner, 1) if before[1] <= after[0]]
+        return made.ids, [0, *whole, len(made.ids)] if made.ids else [0]
+
     def decode(self, ids: list[int]) -> str:
         """Text of `ids`, special tokens left out."""
         return self._backend.decode(ids)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 
+from llmbench.hardware import available_bytes as available_bytes
 from llmbench.hardware import cgroup_dirs
 
 SELF = Path("/proc/self")
@@ -110,17 +111,6 @@ def limit_address_space(extra_bytes: int) -> int | None:
     return limit
 
 
-def available_bytes() -> int:
-    """Bytes that can be allocated without swapping: of the machine, or less in a control group."""
-    free = psutil.virtual_memory().available
-    for folder in cgroup_dirs("memory"):
-        limit = _number(folder / "memory.max", folder / "memory.limit_in_bytes")
-        used = _number(folder / "memory.current", folder / "memory.usage_in_bytes")
-        if limit is not None and used is not None:
-            free = min(free, max(0, limit - used))
-    return free
-
-
 def oom_kills() -> int | None:
     """How often the kernel's OOM killer struck in this process's control group, so far."""
     for folder in cgroup_dirs("memory"):
@@ -138,10 +128,6 @@ def _status_bytes(key: str) -> int | None:
         if name == key:
             return int(value.split()[0]) * 1024  # the kernel's kB are KiB
     return None
-
-
-def _number(*paths: Path) -> int | None:
-    return next((int(t) for t in map(_text, paths) if t.strip().isdecimal()), None)
 
 
 def _text(path: Path) -> str:

@@ -47,6 +47,16 @@ def test_nothing_is_added_padded_or_cut(tokenizer: Tokenizer) -> None:
     assert len(tokenizer.encode("x" * 500)) > 64
 
 
+@pytest.mark.parametrize("text", ["the quick fox", "naïve – 雪 🙂🙂\n", "🙂", ""])
+def test_cuts_part_a_text_between_whole_characters(tokenizer: Tokenizer, text: str) -> None:
+    ids, cuts = tokenizer.encode_with_cuts(text)
+    assert ids == tokenizer.encode(text)
+    assert (cuts[0], cuts[-1], cuts) == (0, len(ids), sorted(set(cuts)))
+    for place in range(len(ids) + 1):
+        parts = tokenizer.decode(ids[:place]) + tokenizer.decode(ids[place:])
+        assert (parts == text) == (place in cuts)
+
+
 def test_special_ids_are_named_and_left_out_of_text(tokenizer: Tokenizer) -> None:
     assert tokenizer.special_ids == (0,)
     assert tokenizer.token_text(0) == "<s>"

@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from llmbench import hardware
 from llmbench.profilers import memory
 
 MiB = 2**20
@@ -99,7 +100,8 @@ def test_a_system_without_the_limit_changes_nothing(monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(memory, "cgroup_dirs", lambda controller: (tmp_path,))
+    for room in (hardware, memory):
+        monkeypatch.setattr(room, "cgroup_dirs", lambda controller: (tmp_path,))
     return tmp_path
 
 

@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum |
 export HF_HUB_OFFLINE := 1
 export PYTHONWARNINGS := ignore::FutureWarning
 
-.PHONY: help setup demo test test-slow test-browser lab bench kernels lint clean browser llamacpp
+.PHONY: help setup demo test test-slow test-browser lab bench kernels lint clean browser ollama llamacpp
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ test-browser: setup ## The report and a notebook in a real browser
 
 browser: ## Install a chromium from the system's packages (Debian, Ubuntu)
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium; }
+
+ollama: ## An Ollama server: one on the PATH, the official one, or one built for this CPU
+	@scripts/get_ollama.sh
 
 LLAMACPP := 0.3.36# of llama-cpp-python; llmbench/engines/llamacpp.py is written for it
 llamacpp: setup ## Build llama.cpp for this very machine into .venv (some minutes, a C++ compiler)

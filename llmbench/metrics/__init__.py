@@ -87,8 +87,11 @@ def mfu(flops: Any, seconds: Any, peak_flops_per_s: Any) -> Any:
     return flops / seconds / peak_flops_per_s
 
 
-def _times(steps: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """`ttft_s tpot_s e2e_s itl_s` of rows whose tokens came at `steps` ns after submit."""
+def _times(steps: Sequence[Sequence[int]], chunks: Sequence[float | None]) -> dict[str, Any]:
+    """`ttft_s tpot_s e2e_s itl_s` of rows whose tokens came at `steps` ns after submit.
+
+    Where a server sent them in fewer pieces, the gaps between its tokens are not known: none.
+    """
     n = np.fromiter(map(len, steps), np.int64, len(steps))
     ns = np.fromiter(itertools.chain.from_iterable(steps), np.float64, int(n.sum()))
     ends = n.cumsum()
@@ -97,7 +100,8 @@ def _times(steps: Sequence[Sequence[int]]) -> dict[str, Any]:
     last = padded[np.where(n > 0, ends - 1, len(ns))]
     gaps = np.diff(ns) / 1e9
     itl = np.empty(len(steps), object)
-    itl[:] = [gaps[end - size : max(end - 1, 0)] for end, size in zip(ends, n, strict=True)]
+    itl[:] = [gaps[end - size : max(end - 1, 0)] if pieces in (None, size) else gaps[:0]
+              for end, size, pieces in zip(ends, n, chunks, strict=True)]  # fmt: skip
     tpot = np.where(n > 1, (last - first) / np.maximum(n - 1, 1), np.nan)
     return {"ttft_s": first / 1e9, "tpot_s": tpot / 1e9, "e2e_s": last / 1e9, "itl_s": itl,
             "_steps": n}  # fmt: skip
@@ -148,7 +152,8 @@ def measured(rows: Sequence[dict], environments: Mapping[str, Mapping], run: str
            "_counted": witness.column("output_tokens", float),
            "_submit_ns": raw.column("submit_ns", float),
            "_point": point.of(_as_text)}
-        | _times([part.get("step_ns") or () for part in raw.each]),
+        | _times([part.get("step_ns") or () for part in raw.each],
+                 [(part.get("server") or NOTHING).get("chunks") for part in raw.each]),
         index=range(len(rows)),
     )  # fmt: skip
     return _derived(frame, environments)

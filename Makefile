@@ -5,12 +5,13 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PLAIN := not slow and not browser and not ollama and not llamacpp
 SIDE_BY_SIDE := -n 2 --dist loadfile
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 export HF_HUB_OFFLINE := 1
 export PYTHONWARNINGS := ignore::FutureWarning
 
-.PHONY: help setup demo test test-slow test-browser lab bench kernels lint clean browser ollama llamacpp
+.PHONY: help setup demo test test-slow test-browser test-ollama test-llamacpp lab bench kernels lint clean browser ollama llamacpp
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,10 +35,16 @@ demo: setup ## From a fresh clone to outputs/demo/report.html, on the CPU, offli
 	@$(BIN)/llmbench run params/demo.yaml --run-id demo
 
 test: setup ## Everything that needs no GPU, network or server
-	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow and not browser"
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "$(PLAIN)"
 
 test-slow: setup ## The long ones: kill loops, design power
-	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "slow and not browser"
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "slow and not browser and not ollama and not llamacpp"
+
+test-ollama: setup ## Against a real Ollama server (make ollama)
+	@$(BIN)/python -m pytest -m ollama
+
+test-llamacpp: setup ## Against llama.cpp itself (make llamacpp)
+	@$(BIN)/python -m pytest -m llamacpp
 
 test-browser: setup ## The report and a notebook in a real browser
 	@$(BIN)/python -m pytest -m browser
@@ -48,18 +55,8 @@ browser: ## Install a chromium from the system's packages (Debian, Ubuntu)
 ollama: ## An Ollama server: one on the PATH, the official one, or one built for this CPU
 	@scripts/get_ollama.sh
 
-LLAMACPP := 0.3.36# of llama-cpp-python; llmbench/engines/llamacpp.py is written for it
 llamacpp: setup ## Build llama.cpp for this very machine into .venv (some minutes, a C++ compiler)
-	@$(BIN)/python -c 'import sys; from importlib.metadata import version; sys.exit(version("llama_cpp_python") != "$(LLAMACPP)")' 2>/dev/null \
-	  && echo "llama.cpp is there already: llama-cpp-python $(LLAMACPP)" || { \
-	  command -v c++ >/dev/null || { echo "this needs a C++ compiler: apt-get install g++"; exit 3; }; \
-	  cuda=OFF; command -v nvcc >/dev/null && cuda=ON; \
-	  export CMAKE_ARGS="-DGGML_NATIVE=ON -DGGML_CUDA=$$cuda"; \
-	  echo "building llama-cpp-python $(LLAMACPP) from source for this machine, $$CMAKE_ARGS: some minutes" >&2; \
-	  if [ -x $(BIN)/pip ]; then install="$(BIN)/python -m pip install --no-cache-dir"; \
-	  else install="uv pip install --no-cache --python $(BIN)/python"; fi; \
-	  $$install --quiet -c constraints.txt --no-binary llama-cpp-python llama-cpp-python==$(LLAMACPP); \
-	  $(BIN)/python -c 'import llama_cpp; print(llama_cpp.llama_print_system_info().decode())'; }
+	@scripts/build_llamacpp.sh $(BIN)
 
 lab: setup ## JupyterLab in the notebooks folder
 	@$(BIN)/jupyter lab --notebook-dir=notebooks

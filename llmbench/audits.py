@@ -43,7 +43,9 @@ def audited(
         "prefixes": list(map(len, prefixes)),
         "next_ids": [list(found) for found in told],
         "next_logprobs": [list(found.values()) for found in told],
-        "decoded_gap": max(_gap(told[-1], decoded[0]), _gap(last, decoded[-1])),
+        "decoded_gap": max(
+            (_gap(found, token) for found, token in ((told[-1], decoded[0]), (last, decoded[-1]))
+             if found), default=None),
     })  # fmt: skip
 
 

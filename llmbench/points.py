@@ -33,12 +33,14 @@ class Group:
     repeats: tuple[Repeat, ...]
 
 
-def plan(name: str, study: Study, shard: str = "1/1", find: Find = find_model) -> tuple[Group, ...]:
+def plan(
+    name: str, study: Study, shard: str = "1/1", find: Find | None = None
+) -> tuple[Group, ...]:
     """The groups of a study in the order of their value: every point once before any twice.
 
     Within a block the cells are shuffled, and within a cell the engines: engines that are compared
     take their turns next to each other in time, in random order. `shard` "2/5" is the second fifth
-    of the groups; `find` finds the models. Raises: BadParams.
+    of the groups; `find` finds the models (`find_model`). Raises: BadParams.
     """
     points = study_points(name, study, find)
     runs = range(study.process_runs)
@@ -47,7 +49,7 @@ def plan(name: str, study: Study, shard: str = "1/1", find: Find = find_model) -
     return tuple(group for i, group in enumerate(groups) if i % count == number - 1)
 
 
-def study_points(name: str, study: Study, find: Find = find_model) -> list[Point]:
+def study_points(name: str, study: Study, find: Find | None = None) -> list[Point]:
     """Every point of a study: models by contenders by cells."""
     asked = {"study": name, "seed": study.seed, "device": study.device}
     asked["threads"] = study.threads or default_threads()
@@ -55,7 +57,7 @@ def study_points(name: str, study: Study, find: Find = find_model) -> list[Point
     return [
         Point(model=source.name, model_sha256=source.sha256, engine=engine,
               engine_options=options, twin=twin, **asked, **cell)
-        for source in map(find, study.models)
+        for source in map(find or find_model, study.models)
         for engine, options, twin in study.contenders
         for cell in CELLS[name](study, source)
     ]  # fmt: skip

@@ -69,9 +69,8 @@ class Lane:
         )  # fmt: skip
         if answer["status"] == "ok":
             named = {"child": secrets.token_hex(4)}
-            self.served = Served.model_validate(answer["served"] | named)
-            servers = answer["servers"]
-            self.child.servers, self.loaded = servers and servers[:1], True
+            self.served, self.loaded = Served.model_validate(answer["served"] | named), True
+            self.child.servers = answer["servers"] and answer["servers"][:1]
         else:
             self.close()
             if answer["status"] in FAILURES:

@@ -147,6 +147,7 @@ class Session:
     """The child's side: an engine and the answers to `load`, `probe` and `repeat`."""
 
     limit_bytes: int | None = None  # of address space, once a model is to be loaded
+    trained: int | None = None  # tokens, of the model
 
     def answer(self, message: dict[str, Any]) -> dict[str, Any]:
         """Do what `message` asks; every failure becomes a status with its reason."""

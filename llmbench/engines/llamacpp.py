@@ -50,7 +50,8 @@ class LlamaCppOptions(Noun):
     kv_type: Literal["f16", "f32"] = "f16"
     n_gpu_layers: int | None = Field(None, ge=0)  # none: all on cuda, 0 on the CPU
     use_mmap: bool = True
-    weights: Literal["F32", "F16", "BF16", "Q8_0", "Q4_0"] = "F32"  # of a folder, once exported
+    # A folder's weights are exported once, in this type (none: F32, which changes no value).
+    weights: Literal["F32", "F16", "BF16", "Q8_0", "Q4_0"] | None = None
 
 
 class LlamaCppEngine:
@@ -252,9 +253,14 @@ class LlamaCppEngine:
                                      (rows, self.vocab_size))  # fmt: skip
 
 
-def _file_of(model: ModelSource, kind: str) -> Path:
-    """The GGUF file of `model`: itself, or its folder's export in `kind`."""
-    return getattr(model, "file", None) or gguf_of(model, kind)
+def _file_of(model: ModelSource, kind: str | None) -> Path:
+    """The GGUF file of `model`: itself, or its folder's export in `kind`. Raises: BadParams."""
+    if model.file is None:
+        return gguf_of(model, kind or "F32")
+    if kind:
+        raise BadParams(f"engine llamacpp: weights: {kind} for {model.name}",
+                        why="a GGUF file has its own", how="leave `weights` out")  # fmt: skip
+    return model.file
 
 
 def _failure(what: str) -> LlmbenchError:

@@ -45,7 +45,7 @@ COLUMNS = [
     "peak_bytes", *MEMORY, "output_sha256", "agreement", "others_cpu_s", "idle_wait_s",
     "energy_j", "preview",
     "window", "twin", "layer_classes", "audit", "session", "prompt_sha256", "served_threads",
-    "served_device",
+    "served_device", "build", "isa",
 ]  # fmt: skip
 
 
@@ -141,6 +141,9 @@ def measured(rows: Sequence[dict], environments: Mapping[str, Mapping], run: str
            "session": row.of(lambda row: row.get("session") or "", object),
            "served_threads": served.column("threads", float),
            "served_device": served.column("device", object),
+           "build": served.column("build", object),
+           "isa": place.of(lambda known: tuple((known.get("machine") or {}).get("isa") or ()),
+                           object),
            "output_sha256": witness.column("output_sha256", object),
            "prompt_sha256": witness.column("prompt_sha256", object),
            "agreement": witness.column("agreement", float),

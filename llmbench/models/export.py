@@ -96,6 +96,10 @@ def export(
 def write_gguf(model: str, part: Path, kind: str, tell: Tell) -> None:
     """Write `model` to `part`, a file of `part_beside` or `replacing`."""
     source = find_model(model)
+    if source.folder is None:
+        raise Unsupported(f"export: {model} is a GGUF file already",
+                          how="name the folder it was made from, or one of llama.cpp's types",
+                          )  # fmt: skip
     config = source.config
     spec, stored = spec_for_gguf(config), Stored(source.folder)
     made = tensors_of(config, spec)

@@ -9,6 +9,7 @@ from llmbench.models.export import KINDS, export, write_gguf
 from llmbench.models.gguf_vocab import Tell
 from llmbench.models.llamacpp_library import forget_log, last_words, llamacpp, log_lines
 from llmbench.models.new_file import check_target, part_beside, replacing
+from llmbench.models.source import find_model
 
 FILE_TYPES = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_0", "Q4_1", "Q4_K_S", "Q4_K_M", "Q5_0",
               "Q5_1", "Q5_K_S", "Q5_K_M", "Q6_K", "Q8_0", "F16", "BF16")  # fmt: skip
@@ -19,13 +20,18 @@ def export_any(
 ) -> Path:
     """The GGUF file of `model` in `kind`: our own types, or one of llama.cpp's from our F32.
 
+    A model that is a GGUF file already goes through llama.cpp in any case.
+
     Raises: BadParams, Missing (llama.cpp for its types), Unsupported, StoreFailed.
     """
-    if kind in KINDS:
+    given = model.startswith("gguf:")
+    if kind in KINDS and not given:
         return export(model, file, kind, force=force, tell=tell)
     _check_file_type(kind)
     llamacpp()
     check_target(file, force)
+    if given:
+        return requantize(find_model(model).file, file, kind, force=force, tell=tell)
     with part_beside(file) as whole:
         write_gguf(model, whole, "F32", tell)
         return requantize(whole, file, kind, force=force, tell=tell)
@@ -43,6 +49,8 @@ def requantize(
     _check_file_type(kind)
     library = llamacpp()
     check_target(target, force)
+    if target.exists() and target.samefile(file):
+        raise BadParams(f"export: {target} is the file to be read", how="name another one")
     asked = library.llama_model_quantize_default_params()
     asked.ftype = getattr(library, f"LLAMA_FTYPE_MOSTLY_{kind}")
     asked.nthread = default_threads()

@@ -33,6 +33,7 @@ class Double:
         self.tokens = tokenizer.encode(TEXT)
         self.version, self.window = "0.17.4", None
         self.size, self.size_vram, self.load_ns = 1000, 0, 4_000_000
+        self.more = 0  # tokens that it puts before every text
         self.prompts: list[str] = []
         self.seen: set[str] = set()  # of a prefix cache that forgets nothing
         self.prompt_delay_s = 0.0  # for a prompt that is not in that cache
@@ -53,7 +54,7 @@ class Double:
         final = {"response": "", "done": True, "done_reason": "length",
                  "load_duration": self.load_ns, "total_duration": 90_000_000,
                  "prompt_eval_duration": 30_000_000,
-                 "prompt_eval_count": len(self.tokenizer.encode(asked["prompt"])),
+                 "prompt_eval_count": len(self.tokenizer.encode(asked["prompt"])) + self.more,
                  "eval_count": number, "eval_duration": 50_000_000}  # fmt: skip
         final |= self.final if measured else {}
         besides = self.line if measured else {}

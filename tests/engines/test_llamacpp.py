@@ -5,6 +5,7 @@ import pytest
 
 from llmbench.engines.llamacpp import LlamaCppEngine
 from llmbench.errors import BadParams, Refused, Unsupported
+from llmbench.models.export import export
 from llmbench.models.source import find_model
 from tests.families import FAMILIES, random_model
 
@@ -147,6 +148,16 @@ def test_a_build_without_a_gpu_says_so():
         pytest.skip("this build knows a GPU")
     with pytest.raises(Unsupported, match="knows no GPU"):
         loaded("builtin:tiny", device="cuda")
+
+
+def test_a_gguf_file_is_taken_as_it_is(tmp_path):
+    file = export("builtin:tiny", tmp_path / "tiny.gguf", "Q8_0")
+    engine, whole = loaded(f"gguf:{file}"), loaded("builtin:tiny", weights="Q8_0")
+    assert engine.served.weight_format == "Q8_0"
+    assert engine.next_logprobs(IDS, 5) == whole.next_logprobs(IDS, 5)
+    engine.close(), whole.close()
+    with pytest.raises(BadParams, match="has its own"):
+        loaded(f"gguf:{file}", weights="F16")
 
 
 def test_a_file_that_is_no_model_is_an_error_with_the_reason(tmp_path, monkeypatch):

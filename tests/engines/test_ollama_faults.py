@@ -261,6 +261,25 @@ def test_21_a_truncated_prompt_is_incorrect(engine, double, ids, counted):
     assert f"read {counted} tokens of a prompt of {len(ids)}" in engine.told().reason
 
 
+def test_21_the_token_that_a_server_puts_first_is_understood(double, tokenizer, ids):
+    double.more = 1
+    engine = loaded(double)
+    bos = tokenizer.special_ids[0]
+    for asked in (ids, [bos, *ids]):  # it is sent in neither
+        steps(engine, asked)
+        assert double.prompts[-1] == tokenizer.decode(ids)
+        assert engine.told().flags == ()
+    double.final = {"prompt_eval_count": len(ids)}
+    steps(engine, ids)
+    assert engine.told().flags == ("incorrect",)
+
+
+def test_21_a_server_with_another_tokenizer_is_unsupported(double):
+    double.more = 2
+    with pytest.raises(Unsupported, match="reads 3 tokens where the tokenizer has one"):
+        loaded(double)
+
+
 def test_21_what_exceeds_the_window_is_refused_before_it_is_sent(double, ids):
     small = loaded(double, num_ctx=16)
     double.prompts.clear()

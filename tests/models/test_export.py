@@ -266,3 +266,23 @@ def test_the_same_model_gives_the_same_bytes(llama, tmp_path):
     time.sleep(0.01)
     assert export(str(llama), tmp_path / "b.gguf", "Q8_0").read_bytes() == first
     assert os.sep.encode() + b"tmp" not in first  # no path of this machine
+
+
+def test_the_command_writes_tells_and_refuses(tmp_path):
+    def run(*words):
+        command = [sys.executable, "-m", "llmbench", "export", *map(str, words)]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    folder, target = (
+        random_model("llama", tmp_path / "m", intermediate_size=100),
+        tmp_path / "x.gguf",
+    )
+    done = run(folder, target, "--type", "Q8_0", "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout) == {"file": str(target), "type": "Q8_0",
+                                       "bytes": target.stat().st_size}  # fmt: skip
+    assert "blk.2.ffn_down.weight is written in F16" in done.stderr
+    again = run(folder, target)
+    assert again.returncode == 2 and "--force" in again.stderr and not again.stdout
+    assert run(folder, target, "--force").returncode == 0
+    assert run("builtin:tinny", tmp_path / "y.gguf").returncode == 2

@@ -42,6 +42,20 @@ def test_a_quantised_file_is_not_quantised_again(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["q8.gguf"]
 
 
+@pytest.mark.llamacpp
+def test_a_gguf_file_goes_through_llamacpp(tmp_path):
+    whole = export("builtin:tiny", tmp_path / "whole.gguf", "F32")
+    made = export_any(f"gguf:{whole}", tmp_path / "q8.gguf", "Q8_0")
+    ours = export("builtin:tiny", tmp_path / "ours.gguf", "Q8_0")
+    theirs, expected = (read_gguf(file)[0] for file in (made, ours))
+    assert all((theirs[name].data == expected[name].data).all() for name in expected)
+    with pytest.raises(Unsupported, match="a GGUF file already"):
+        export(f"gguf:{whole}", tmp_path / "x.gguf", "Q8_0")
+    with pytest.raises(BadParams, match="the file to be read"):
+        requantize(whole, whole, "Q8_0", force=True)
+    assert whole.stat().st_size > 10**7
+
+
 def test_an_unknown_type_and_a_missing_library(tmp_path, monkeypatch):
     with pytest.raises(BadParams, match="no type 'Q4_K_XXL'"):
         export_any("builtin:tiny", tmp_path / "x.gguf", "Q4_K_XXL")

@@ -32,13 +32,15 @@ def pull(
     if not names:
         raise BadParams("pull: no model is named", how="llmbench models lists those of the catalog")
     pulled, failed = [], []
+    wants = wanted(names, from_hub=from_hub)
     with ExitStack() as stack:
-        for want, outcome in _each(wanted(names, from_hub=from_hub), stack):
+        for want, outcome in _each(wants, stack):
             if isinstance(outcome, Pulled):
                 pulled.append(outcome)
                 tell(f"{want.asked}: {'fetched' if outcome.fetched else 'was there'}")
-            else:
-                failed.append(outcome)
+                continue
+            failed.append(outcome)
+            if len(wants) > 1:
                 tell(f"{want.asked}: {outcome.what}")
     if failed:
         raise _together(failed, pulled)

@@ -78,11 +78,25 @@ def test_several_processes_are_added_up_and_the_dead_are_not_in_it(hold):
     assert both.samples == 2
 
 
-def test_who_belongs_is_looked_up_again_after_a_second(monkeypatch):
+def test_who_takes_the_place_of_one_that_is_gone_is_seen(hold, monkeypatch):
+    members = [hold(16), hold(48)]
+    found = iter([psutil.Process(process.pid)] for process in members)
+    monkeypatch.setattr(tree_watch, "family", lambda pid: next(found))
+    watch = TreeWatch([1], Ticks())
+    watch.sample()
+    members[0].kill()
+    members[0].wait()
+    watch.sample()
+    assert watch.peak_bytes < 48 * MiB
+    watch.sample()
+    assert watch.peak_bytes > 48 * MiB
+
+
+def test_who_belongs_is_looked_up_again_after_some_seconds(monkeypatch):
     asked, clock = [], Ticks()
     monkeypatch.setattr(tree_watch, "family", lambda pid: asked.append(pid) or [])
     watch = TreeWatch([1], clock)
-    for now in (100.0, 100.5, 100.9, 101.0, 101.9, 102.1):
+    for now in (100.0, 102.5, 104.9, 105.0, 109.9, 110.1):
         clock.now = now
         watch.sample()
     assert len(asked) == 3

@@ -56,6 +56,7 @@ def test_safetensors_and_what_is_beside_them_come_pinned(hub):
     assert (pulled.revision, pulled.fetched) == (SHA, True)
     assert pulled.nbytes == 300_000 + 2 + 8
     assert locate(pulled.model) == Path(pulled.model)
+    assert (hub.seen["model"], hub.seen["main"]) == (1, 0), "the newest may change meanwhile"
 
 
 def test_what_is_there_is_not_fetched_again(hub):

@@ -25,6 +25,7 @@ _FACADE = {
     "check": "llmbench.checker:check",
     "merge": "llmbench.store:merge",
     "doctor": "llmbench.diagnosis:doctor",
+    "pull": "llmbench.pulling:pull",
     "predict": "llmbench.models.predict:predict_here",
     "generate": "llmbench.trial:generate",
     "validate": "llmbench.validation:validate",

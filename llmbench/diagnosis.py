@@ -14,6 +14,7 @@ import psutil
 
 from llmbench import hardware
 from llmbench.errors import BadParams, Missing
+from llmbench.kept_roofs import keep
 from llmbench.store import outputs_root
 from llmbench.units import GiB, nbytes, per_second
 
@@ -55,7 +56,7 @@ class Finding:
 def doctor(probe: bool = False, outputs: Path | None = None) -> list[Finding]:
     """Everything that a run may need, looked at in well under a second.
 
-    `probe` also measures the CPU's roofs, which takes some seconds and imports torch.
+    `probe` also measures the CPU's roofs anew, which takes some seconds and imports torch.
     """
     place = outputs or outputs_root()
     found = [_python(), _disk(place), _file_system(place), _memory(), *_cpu(), *_packages()]
@@ -210,6 +211,12 @@ def _roofs() -> Finding:
     if find_spec("torch") is None:
         return Finding("roofs", "missing", "measuring them needs torch", "pip install torch")
     roofs = measure_roofs(hardware.default_threads())
-    reads, flops = roofs.bytes_per_s, roofs.flops_per_s
-    detail = f"{per_second(reads, 'B')} read, {per_second(flops, 'FLOP')} in float32"
-    return Finding("roofs", "ok", f"{detail} ({roofs.source})")
+    rates = {"float32": roofs.flops_per_s} | roofs.flops_by_dtype
+    detail = f"{per_second(roofs.bytes_per_s, 'B')} read, " + ", ".join(
+        f"{per_second(rate, 'FLOP')} in {dtype}" for dtype, rate in rates.items())  # fmt: skip
+    why_not = keep(roofs, hardware.fingerprint(hardware.machine()))
+    detail += f" ({roofs.source})"
+    if why_not:
+        return Finding("roofs", "warning", f"{detail}; not kept for runs: {why_not}",
+                       "stop other programs and probe again")  # fmt: skip
+    return Finding("roofs", "ok", f"{detail}; kept for the runs of the next hour")

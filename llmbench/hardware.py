@@ -9,7 +9,7 @@ import os
 import platform
 import re
 import subprocess
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -40,6 +40,12 @@ class Roofs:
     flops_per_s: float
     source: str  # a data sheet, or how it was measured
     raw: dict[str, Any] = field(default_factory=dict)  # all values a measured roof is made of
+    flops_by_dtype: dict[str, float] = field(default_factory=dict)  # empty: float32 alone is known
+
+    def of_dtype(self, dtype: str) -> "Roofs | None":
+        """The roofs of work in `dtype`; None when its compute roof is not known."""
+        known = {"float32": self.flops_per_s} | self.flops_by_dtype
+        return replace(self, flops_per_s=known[dtype]) if dtype in known else None
 
 
 @dataclass(frozen=True)
@@ -307,8 +313,13 @@ def _cpu_model() -> str:
     return named or platform.machine()
 
 
+def cpu_flags() -> frozenset[str]:
+    """Linux's names of what this CPU can do; empty where the system does not tell."""
+    return frozenset((_cpuinfo("flags", "Features") or "").split())
+
+
 def _isa() -> tuple[str, ...]:
-    flags = set((_cpuinfo("flags", "Features") or "").split())
+    flags = cpu_flags()
     return tuple(name for name in ISA if name in flags)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from llmbench import store
 from llmbench.errors import LlmbenchError
 from llmbench.hardware import Machine, Roofs, default_threads, fingerprint, machine
+from llmbench.kept_roofs import kept
 from llmbench.models.predict import Prediction, predict
 from llmbench.models.source import peek_model
 from llmbench.pairs.power import detectable, side_sd
@@ -170,12 +171,12 @@ def _predicted(point: Point, limit: int, roofs: Roofs | None) -> tuple[Predictio
     if point.engine == "fake":
         return None, "a planted law needs no memory and knows no roof"
     dtype = point.engine_options.get("dtype", "float32")
-    holds = point.device == "cpu" and dtype == "float32"  # where and in what the roofs are probed
+    holds = roofs.of_dtype(dtype) if roofs and point.device == "cpu" else None  # as probed
     try:
         found = predict(
             point.model, context_len=point.prompt_tokens + point.output_tokens,
             batch_size=point.batch_size, dtype=dtype,
-            device_bytes=limit if point.device == "cpu" else None, roofs=roofs if holds else None,
+            device_bytes=limit if point.device == "cpu" else None, roofs=holds,
         )  # fmt: skip
     except LlmbenchError as error:
         return None, error.what
@@ -183,7 +184,10 @@ def _predicted(point: Point, limit: int, roofs: Roofs | None) -> tuple[Predictio
 
 
 def _roofs(outputs: Path, here: str, threads: int) -> Roofs | None:
-    """The newest roofs measured with so many threads on this machine's CPU by an earlier run."""
+    """The newest roofs measured with so many threads on this machine's CPU by an earlier run.
+
+    Without such a run those that are kept in the cache, whatever their age: `source` tells it.
+    """
     files = outputs.glob("*/environment.json")
     for path in sorted(files, key=lambda p: p.stat().st_mtime, reverse=True)[:50]:
         try:
@@ -194,7 +198,7 @@ def _roofs(outputs: Path, here: str, threads: int) -> Roofs | None:
             same = described.get("fingerprint") == here and described.get("roof_threads") == threads
             if same and described.get("roofs"):
                 return Roofs(**described["roofs"])
-    return None
+    return kept(here, threads, max_age_s=None)
 
 
 def _time(plan: Outlook) -> str:

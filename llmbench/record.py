@@ -121,7 +121,8 @@ class Memory(Noun):
     tree_rss_bytes: int | None = None  # after the repeat, of this process and its engine's servers;
     tree_pss_bytes: int | None = None  # pages they share: counted in each, by share, or not at all
     tree_uss_bytes: int | None = None
-    sampling_period_s: float | None = None  # null: counted by the kernel, not sampled
+    tree_peak_bytes: int | None = None  # largest sampled rss of these processes during the turn,
+    sampling_period_s: float | None = None  # warm-ups included; mean time between two samples
     limit_bytes: int | None = None  # the address-space limit in force
 
 

@@ -11,7 +11,7 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
@@ -19,7 +19,8 @@ from typing import Any
 
 from llmbench import store
 from llmbench.errors import BadParams, Held, StudyFailed
-from llmbench.hardware import default_threads, environment, fingerprint, machine
+from llmbench.hardware import Roofs, default_threads, environment, fingerprint, machine
+from llmbench.kept_roofs import keep, kept
 from llmbench.params import Study, make_study, study_kind
 from llmbench.points import Group, plan
 from llmbench.progress import Progress
@@ -272,14 +273,25 @@ def _keep_study(folder: Path, name: str, study: Study) -> None:
 
 
 def _described(folder: Path, threads: int) -> dict[str, Any]:
-    """The circumstances, with the roofs this run measured here before or measures now."""
+    """The circumstances, with the roofs this run has of this machine, or that were measured lately.
+
+    Else they are measured now, and kept for other runs when the machine was quiet.
+    """
     described = environment(
         {"thread_environment": _thread_environment(threads), "roof_threads": threads}
     )
     same = ("fingerprint", "roof_threads")
     known = [e["roofs"] for e in store.environments(folder).values()
              if e.get("roofs") and all(e.get(k) == described[k] for k in same)]  # fmt: skip
-    return described | ({"roofs": known[0]} if known else _probe(threads))
+    if known:
+        return described | {"roofs": known[0]}
+    lately = kept(described["fingerprint"], threads)
+    if lately:
+        return described | {"roofs": asdict(lately)}
+    measured = _probe(threads)
+    if measured["roofs"]:
+        keep(Roofs(**measured["roofs"]), described["fingerprint"])
+    return described | measured
 
 
 def _probe(threads: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import psutil
 
 from llmbench.hardware import load_average
 from llmbench.points import Group
+from llmbench.profilers.clock import busy_cpu_s
 from llmbench.record import Point, Quiet, Repeat, Served
 from llmbench.worker import Child, ChildLost
 
@@ -69,7 +70,7 @@ class Lane:
         if answer["status"] == "ok":
             named = {"child": secrets.token_hex(4)}
             self.served, self.loaded = Served.model_validate(answer["served"] | named), True
-            self.child.servers = answer["servers"][:1]
+            self.child.servers = answer["servers"] and answer["servers"][:1]
         else:
             self.close()
             if answer["status"] in FAILURES:
@@ -78,18 +79,21 @@ class Lane:
 
     def take_turn(self, repeat: Repeat, warmups: int) -> dict[str, Any]:
         """The answer to one repeat; a lost child becomes an answer too."""
+        watch = None
         try:
             self.load()
             if self.refusal:
                 return self.refusal
             shape = repeat.point.cell
             times = 0 if shape in self.warmed else warmups
-            answer = self.child.ask(
-                {"do": "repeat", "repeat": repeat.model_dump(), "warmups": times}, self.timeout_s
-            )
+            asked = {"do": "repeat", "repeat": repeat.model_dump(), "warmups": times}
+            watch = self.child.watch()
+            answer = self.child.ask(asked, self.timeout_s, watch)
             self.warmed.add(shape)
         except ChildLost as lost:
             answer = {"status": lost.status, "reason": lost.what}
+        if watch:
+            answer["memory"] = answer.get("memory", {}) | watch.views()
         if answer["status"] not in ("ok", "refused"):
             self.close()  # a traceback may hold memory: the next repeat gets a fresh child
         self.failures = self.failures + 1 if answer["status"] in FAILURES else 0
@@ -126,13 +130,13 @@ class Stillness:
     def __init__(self, lane: Lane, others: list[Child]) -> None:
         self.lane, self.others = lane, others
         self.child = lane.child
-        self.others_s, self.busy_s, self.at = self._others(), _busy_cpu_s(), time.perf_counter()
+        self.others_s, self.busy_s, self.at = self._others(), busy_cpu_s(), time.perf_counter()
         self.own_s = self._own()
 
     def quiet(self, waited_s: float) -> Quiet:
         """How still it was since this object was made."""
         self.wall_s = time.perf_counter() - self.at
-        self.foreign_s = max(0.0, _busy_cpu_s() - self.busy_s - (self._own() - self.own_s))
+        self.foreign_s = max(0.0, busy_cpu_s() - self.busy_s - (self._own() - self.own_s))
         share = min(1.0, self.foreign_s / (self.wall_s * (psutil.cpu_count() or 1)))
         gone = self.child is not None and self.lane.child is not self.child  # with its CPU time
         return Quiet(idle_wait_s=waited_s, others_cpu_s=max(0.0, self._others() - self.others_s),
@@ -170,18 +174,13 @@ class Patience:
         for _ in range(QUIET_TRIES):
             if self.left_s <= 0:
                 break
-            before = _busy_cpu_s()
+            before = busy_cpu_s()
             time.sleep(QUIET_WINDOW_S)
             self.left_s -= QUIET_WINDOW_S
-            share = (_busy_cpu_s() - before) / QUIET_WINDOW_S / (psutil.cpu_count() or 1)
+            share = (busy_cpu_s() - before) / QUIET_WINDOW_S / (psutil.cpu_count() or 1)
             if share < BUSY_SHARE:
                 return True
         return False
-
-
-def _busy_cpu_s() -> float:
-    times = psutil.cpu_times()
-    return sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
 
 
 def wait_until_idle(children: list[Child]) -> float:

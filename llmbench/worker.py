@@ -31,6 +31,7 @@ from llmbench.errors import (
     Unsupported,
 )
 from llmbench.profilers.memory import family, oom_kills
+from llmbench.profilers.tree_watch import TreeWatch, watched
 from llmbench.record import Repeat
 
 STATUS_OF = {OutOfMemory: "oom", MemoryError: "oom", Unsupported: "unsupported",
@@ -64,19 +65,28 @@ class Child:
         os.close(lifeline)
         self._channel = Connection(ours.detach())
         self._ps = psutil.Process(self.process.pid)
-        self.servers: list[int] = []  # processes that work for it, told when the model is loaded
+        self.servers: list[int] | None = []  # that work for it, told when the model is loaded
 
-    def ask(self, message: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        """The child's answer. Raises: ChildLost when it dies or is silent for `timeout_s`."""
+    def watch(self) -> TreeWatch | None:
+        """A fresh watch over its memory and that of its servers; None when they cannot be seen."""
+        return None if self.servers is None else TreeWatch([self.process.pid, *self.servers])
+
+    def ask(
+        self, message: dict[str, Any], timeout_s: float, watch: TreeWatch | None = None
+    ) -> dict[str, Any]:
+        """The child's answer; `watch` samples meanwhile.
+
+        Raises: ChildLost when it dies or is silent for `timeout_s`.
+        """
         try:
             self._channel.send_bytes(json.dumps(message, allow_nan=False).encode())
         except OSError:  # it died amid a message
             raise self._lost() from None
-        return self._answer(timeout_s)
+        return self._answer(timeout_s, watch)
 
-    def _answer(self, timeout_s: float) -> dict[str, Any]:
+    def _answer(self, timeout_s: float, watch: TreeWatch | None = None) -> dict[str, Any]:
         try:
-            if not self._channel.poll(timeout_s):
+            if not watched(self._channel.poll, timeout_s, watch):
                 self.kill()
                 raise ChildLost("timeout", f"no answer within {timeout_s:g} s; killed")
             return json.loads(self._channel.recv_bytes())
@@ -93,7 +103,7 @@ class Child:
 
     def cpu_s(self) -> float:
         """CPU seconds used so far by the child and by those that work for it, while they live."""
-        servers = [p for pid in self.servers for p in family(pid)]
+        servers = [p for pid in self.servers or () for p in family(pid)]
         return sum(map(_cpu_s, {self._ps, *servers}))
 
     def kill(self) -> None:
@@ -198,7 +208,7 @@ class Session:
         """Warm up this shape, then time one repeat of it."""
         from llmbench.engines.base import told_by
         from llmbench.profilers.clock import MonotonicClock
-        from llmbench.profilers.memory import peak_rss_bytes, reset_peak, tree_bytes
+        from llmbench.profilers.memory import peak_rss_bytes, reset_peak
         from llmbench.timing import time_repeat, warm_up
         from llmbench.workload import prompt_ids
 
@@ -212,9 +222,8 @@ class Session:
         reset = reset_peak()
         raw, witness = time_repeat(self.engine, ids, tokens, clock=clock, warmup_s=warm)
         peak = peak_rss_bytes() if reset else None
-        told, tree = told_by(self.engine), tree_bytes([os.getpid(), *self._servers()])
-        views = {"rss_peak_bytes": peak, "tree_rss_bytes": tree.rss, "tree_pss_bytes": tree.pss,
-                 "tree_uss_bytes": tree.uss}  # fmt: skip
+        told, servers = told_by(self.engine), self._servers()
+        views = {} if servers is None else {"rss_peak_bytes": peak} | tree_views(servers)
         return {"status": "ok", "raw": raw.model_dump(), "witness": witness.model_dump(),
                 "flags": list(told.flags), "reason": told.reason or None,
                 "memory": self.memory | views}  # fmt: skip
@@ -229,14 +238,25 @@ class Session:
                        trained=self.trained)  # fmt: skip
         return {"status": "ok", "audit": told.model_dump()}
 
-    def _servers(self) -> list[int]:
-        """The processes beside this one that hold the model."""
-        return self.engine.pids() if "server" in self.engine.capabilities else []
+    def _servers(self) -> list[int] | None:
+        """The processes beside this one that hold the model; None when they cannot be seen.
+
+        Then this process's own memory is not told either: it would be taken for the model's.
+        """
+        return (self.engine.pids() or None) if "server" in self.engine.capabilities else []
 
     def _check_window(self, window: int) -> None:
         """Raises: Refused when the model was not trained for the window that is asked."""
         if window and self.trained and window > self.trained:
             raise Refused(f"a window of {window} tokens; the model was trained to {self.trained}")
+
+
+def tree_views(servers: list[int]) -> dict[str, int | None]:
+    """Fields of a record's memory: of this process and of `servers`, now."""
+    from llmbench.profilers.memory import tree_bytes
+
+    tree = tree_bytes([os.getpid(), *servers])
+    return {"tree_rss_bytes": tree.rss, "tree_pss_bytes": tree.pss, "tree_uss_bytes": tree.uss}
 
 
 def main() -> None:

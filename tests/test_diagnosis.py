@@ -4,6 +4,7 @@ import http.server
 import subprocess
 import sys
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ import pytest
 from llmbench import diagnosis
 from llmbench.diagnosis import Finding, doctor
 from llmbench.engines import ollama_server
+from llmbench.hardware import default_threads
 from llmbench.units import GiB
 
 
@@ -143,12 +145,28 @@ def test_an_ollama_program_is_found_where_the_engine_finds_it(
     assert (finding("Ollama").state, finding("Ollama").detail) == ("ok", str(tmp_path / "ollama"))
 
 
-def test_probing_adds_the_roofs(monkeypatch: pytest.MonkeyPatch) -> None:
-    from llmbench.hardware import Roofs
+def test_probing_adds_the_roofs_and_keeps_those_of_a_quiet_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llmbench.hardware import Roofs, fingerprint, machine
+    from llmbench.kept_roofs import kept
     from llmbench.profilers import probes
 
-    monkeypatch.setattr(probes, "measure_roofs", lambda threads: Roofs(4e10, 1e11, "measured"))
-    assert "40.0 GB/s read, 100 GFLOP/s" in finding("roofs", probe=True).detail
+    busy = iter((0.5, 0.0))
+
+    def measured(threads: int) -> Roofs:
+        raw = {"threads": threads, "others_busy_share": next(busy),
+               "taken_at": datetime.now(UTC).isoformat()}  # fmt: skip
+        return Roofs(4e10, 1e11, "measured", raw, {"float32": 1e11, "bfloat16": 3e11})
+
+    monkeypatch.setenv("LLMBENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr(probes, "measure_roofs", measured)
+    told, here = finding("roofs", probe=True), fingerprint(machine())
+    assert (told.state, "50 % of the CPU" in told.detail) == ("warning", True)
+    assert kept(here, default_threads()) is None
+    told = finding("roofs", probe=True)
+    assert "40.0 GB/s read, 100 GFLOP/s in float32, 300 GFLOP/s in bfloat16" in told.detail
+    assert (told.state, kept(here, default_threads()).bytes_per_s) == ("ok", 4e10)
     assert all(f.subject != "roofs" for f in doctor())
 
 

@@ -134,6 +134,19 @@ def test_mfu_of_a_shipped_model():
     assert np.isnan(frame["mfu"][1])
 
 
+def test_the_compute_roof_is_that_of_the_dtype_that_served():
+    rates = {"float32": 1e12, "bfloat16": 4e12}
+    roofs = {"bytes_per_s": 1e9, "flops_per_s": 1e12, "flops_by_dtype": rates}
+    source = find_model("builtin:tiny")
+    asked = point(model=source.name, model_sha256=source.sha256)
+    rows = [record(asked), record(asked), record(asked)]
+    for row, dtype in zip(rows, ("float32", "bfloat16", "float16"), strict=True):
+        row["served"] = row["served"] | {"weight_format": dtype}
+    share = metrics.frame_of(rows, {"here": {"fingerprint": "f", "roofs": roofs}})["mfu"]
+    assert share[0] == pytest.approx(4 * share[1])
+    assert np.isnan(share[2])
+
+
 def test_a_roof_holds_for_the_threads_it_was_probed_with():
     roofs = {"bytes_per_s": 1e9, "flops_per_s": 1e12, "raw": {"threads": 2}}
     rows = [record(), record(point(threads=4)), record(point(device="cuda"))]

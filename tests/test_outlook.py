@@ -5,8 +5,8 @@ import re
 import pytest
 
 import llmbench
-from llmbench import store
-from llmbench.hardware import environment
+from llmbench import kept_roofs, store
+from llmbench.hardware import Roofs, environment, fingerprint, machine
 from llmbench.pairs.power import side_sd, simulated
 
 TEXT = """
@@ -27,6 +27,12 @@ def params(tmp_path):
     path = tmp_path / "p.yaml"
     path.write_text(TEXT)
     return path
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """No roofs that an earlier run on this machine kept."""
+    monkeypatch.setenv("LLMBENCH_CACHE", str(tmp_path / "cache"))
 
 
 def know_roofs(outputs):
@@ -53,6 +59,19 @@ def test_times_are_the_roofs_and_cost_follows(params, tmp_path):
     assert plan.seconds_at_least == pytest.approx(6 * (prefill + 10 * decode), rel=0.01)
     cost = plan.seconds_at_least / 3600 * 3.6
     assert any(f"cost at least {cost:.2f}"[:17] in line for line in plan.sentences())
+
+
+def test_kept_roofs_serve_where_no_run_knows_any(params, tmp_path):
+    raw = {"threads": 1, "others_busy_share": 0.0, "taken_at": "2020-01-01T00:00:00+00:00"}
+    roofs = Roofs(1e6, 1e15, "measured in 2020", raw, {"float32": 1e15, "bfloat16": 2e15})
+    kept_roofs.keep(roofs, fingerprint(machine()))
+    base = ["scaling.engines=[transformers]", "scaling.threads=1"]
+    plan = llmbench.plan(params, base, outputs=tmp_path / "none")
+    assert plan.seconds_at_least > 0
+    assert any("measured in 2020" in line for line in plan.sentences())
+    narrow = [*base, "scaling.engine_options={transformers: {dtype: bfloat16}}"]
+    half = llmbench.plan(params, narrow, outputs=tmp_path / "none").seconds_at_least
+    assert half == pytest.approx(plan.seconds_at_least / 2, rel=0.05), "half of the bytes"
 
 
 def test_what_will_not_fit_is_said_with_the_reason(params, tmp_path):

@@ -1,6 +1,7 @@
 """Plan + store + real children: what is done stays done, a fault becomes a record."""
 
 import json
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import psutil
@@ -10,7 +11,7 @@ from llmbench import store
 from llmbench.errors import BadParams, StudyFailed
 from llmbench.hardware import environment
 from llmbench.models.source import find_model
-from llmbench.sweep import measure, status
+from llmbench.sweep import describe_machine, measure, status
 from llmbench.turns import Patience
 from llmbench.worker import Child, ChildLost
 
@@ -167,7 +168,7 @@ def test_a_child_ends_with_its_parents_lifeline():
 
 def test_a_disturbed_repeat_is_tried_once_more_and_both_are_kept(outputs, monkeypatch):
     busy = iter(range(1000))  # every look finds one more CPU second used by others
-    monkeypatch.setattr("llmbench.turns._busy_cpu_s", lambda: float(next(busy)))
+    monkeypatch.setattr("llmbench.turns.busy_cpu_s", lambda: float(next(busy)))
     monkeypatch.setattr("llmbench.turns.Patience.wait_for_quiet", lambda self: True)
     done = run(outputs, process_runs=1, context_lens=[10])
     assert (done.planned, done.measured, done.settled) == (1, 1, 1)
@@ -199,3 +200,35 @@ def test_an_unknown_message_is_an_answer_not_a_crash():
         assert child.ask({"do": "nonsense"}, 20.0)["status"] == "failed"
     finally:
         child.kill()
+
+
+def test_roofs_are_measured_once_and_used_by_other_runs_of_the_hour(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMBENCH_CACHE", str(tmp_path / "cache"))
+    measured = []
+
+    def probe(threads):
+        taken = (datetime.now(UTC) - timedelta(hours=2 * (not measured))).isoformat()
+        measured.append(threads)
+        raw = {"threads": threads, "others_busy_share": 0.0, "taken_at": taken}
+        return {"roofs": {"bytes_per_s": 1e10 * len(measured), "flops_per_s": 1e11,
+                          "source": "planted", "raw": raw}, "roofs_reason": None}  # fmt: skip
+
+    monkeypatch.setattr("llmbench.sweep._probe", probe)
+    told = [describe_machine(name, 1, tmp_path)["roofs"] for name in ("a", "a", "b", "c")]
+    assert [roofs["bytes_per_s"] for roofs in told] == [1e10, 1e10, 2e10, 2e10]
+    assert measured == [1, 1], "the first was two hours old; the second served run c"
+
+
+def test_the_tree_is_watched_over_the_turn_and_the_period_is_kept(outputs):
+    run(outputs, engine_options={"fake": {"decode_s": 0.15}}, process_runs=1)
+    for row in rows(outputs):
+        memory = row["memory"]
+        assert memory["tree_peak_bytes"] > 10 * 2**20
+        assert memory["tree_peak_bytes"] >= 0.9 * memory["tree_rss_bytes"]
+        assert memory["sampling_period_s"] > 0
+
+
+def test_what_a_lost_child_held_is_kept(outputs):
+    run(outputs, engine_options={"fake": {"hang_above": 25}}, process_runs=1, timeout_s=2.0)
+    [lost] = [row for row in rows(outputs) if row["status"] == "timeout"]
+    assert lost["memory"]["tree_peak_bytes"] > 10 * 2**20

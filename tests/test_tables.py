@@ -113,3 +113,14 @@ def test_roofs_are_shown_with_all_readings():
     assert list(table["Best"]) == ["25.0 GB/s", "100 GFLOP/s"]
     assert list(table["Readings"]) == [3, 2]
     assert tables.roofs_table({"roofs": None}).empty
+    assert tables.readings_table({"roofs": roofs}).empty, "of a version that kept two alone"
+
+
+def test_readings_are_a_row_a_size_and_a_column_a_number_of_threads():
+    told = [("read", 2**20, 1, [5e10, 6e10]), ("read", 2**20, 2, [1e11]),
+            ("matmul", "int8", 1, [2e12, 1e12])]  # fmt: skip
+    readings = [dict(zip(("what", "of", "threads", "per_s"), one, strict=True)) for one in told]
+    table = tables.readings_table({"roofs": {"raw": {"readings": readings}}})
+    assert list(table["Of"]) == ["1.00 MiB", "int8"]
+    assert list(table["1 thread"]) == ["60.0 GB/s [50.0 GB/s]", "2.00 Top/s [1.00 Top/s]"]
+    assert table["2 threads"][0] == "100 GB/s [100 GB/s]"

@@ -2,10 +2,11 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from llmbench.worker import Child
+from llmbench.worker import Child, Session
 
 BURN = "import time\nwhile time.process_time() < 0.5: pass\nprint('done', flush=True)\ninput()"
 BELOW = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {BURN!r}])"
@@ -36,3 +37,22 @@ def test_a_server_that_is_gone_takes_nothing_of_the_childs_own(child):
     before = child.ask({"do": "nothing"}, 30) and child.cpu_s()
     child.servers = [server.pid]
     assert child.cpu_s() >= before > 0
+
+
+def test_a_child_whose_servers_cannot_be_seen_has_no_watch(child):
+    assert child.watch().pids == [child.process.pid]
+    child.servers = [123]
+    assert child.watch().pids == [child.process.pid, 123]
+    child.servers = None
+    assert child.watch() is None
+    assert child.cpu_s() >= 0
+
+
+def test_memory_of_unseen_servers_is_not_told_as_the_clients_own():
+    session = Session()
+    session.engine = SimpleNamespace(capabilities=frozenset({"server"}), pids=lambda: [])
+    assert session._servers() is None
+    session.engine.pids = lambda: [7, 8]
+    assert session._servers() == [7, 8]
+    session.engine.capabilities = frozenset()
+    assert session._servers() == []

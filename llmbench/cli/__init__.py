@@ -404,6 +404,26 @@ def export(model: str, file: Path, kind: str, force: bool, as_json: bool) -> Non
 
 
 @commands.command()
+@click.argument("models", nargs=-1, required=True)
+@click.option("--hub", is_flag=True, help="The catalog's models from a hub, not as Ollama tags.")
+@as_json
+def pull(models: tuple[str, ...], hub: bool, as_json: bool) -> None:
+    """Fetch MODELS: a tier (tier1, tier2, tier3, all), names of the catalog, tags, hub ids.
+
+    \b
+    llmbench pull tier1                     the smallest of the catalog, as Ollama tags
+    llmbench pull ollama:qwen2.5:0.5b
+    llmbench pull Qwen/Qwen2.5-0.5B-Instruct@main
+    """
+    tell = lambda note: click.echo(note, err=True)  # noqa: E731
+    found = llmbench.pull(models, from_hub=hub, tell=tell)
+    if as_json:
+        show.document([vars(one) for one in found])
+    else:
+        show.table([show.pulled_row(one) for one in found])
+
+
+@commands.command()
 @click.argument("models", nargs=-1)
 @click.option("--quantization", help="none, bfloat16, float16, int8 or nf4; default: all but one.")
 @click.option("--output-dir", type=click.Path(path_type=Path), help="Where the two files go.")

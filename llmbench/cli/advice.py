@@ -15,7 +15,6 @@ from llmbench.cli import show
 from llmbench.errors import BadParams, CannotSay, LlmbenchError, StoreFailed
 from llmbench.hardware import fingerprint, machine
 from llmbench.models import source
-from llmbench.models.tokenizer import load_tokenizer
 from llmbench.units import nbytes, seconds
 
 EN, NONE = "\N{EN DASH}", "—"
@@ -53,7 +52,7 @@ def counts(document: Path, frame: pd.DataFrame) -> dict[str, int]:
     found = {}
     for model in sorted(frame.loc[frame["study"].isin(STUDIES), "model"].unique()):
         try:
-            found[model] = len(load_tokenizer(source.locate(model)).encode(text))
+            found[model] = len(source.peek_model(model).tokenizer.encode(text))
         except LlmbenchError:
             continue  # the rule `tokens-not-counted` tells it
     return found

@@ -131,6 +131,12 @@ def trial(tried: Any, as_json: bool) -> None:
         click.echo(click.style(f"{name:<12}", dim=True) + value, err=True)
 
 
+def pulled_row(one: Any) -> dict[str, str]:
+    """A model that was pulled: what `models:` takes, and which weights these are."""
+    return {"asked": one.asked, "size": nbytes(one.nbytes), "weights": one.weights,
+            "": "fetched" if one.fetched else "was there", "name it": one.model}  # fmt: skip
+
+
 def catalog_row(row: dict[str, Any]) -> dict[str, str]:
     fits = {True: "yes", False: "no", None: "—"}[row["fits"]]
     known = row["peak_bytes"] is not None

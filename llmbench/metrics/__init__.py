@@ -25,6 +25,9 @@ from llmbench.stats import claimable as claimable  # the rows that may enter a c
 UNKNOWN = "unknown"  # fingerprint of rows whose environment is not known
 POINT = ["study", "model", "model_sha256", "engine", "batch_size", "prompt", "prompt_tokens",
          "output_tokens", "device", "threads", "seed"]  # fmt: skip
+MEMORY = ("rss_before_load_bytes", "rss_after_load_bytes", "rss_peak_bytes", "limit_bytes",
+          "tree_peak_bytes", "tree_rss_bytes", "tree_pss_bytes", "tree_uss_bytes",
+          "sampling_period_s")  # fmt: skip
 LATER = {"window": 0, "twin": False}  # fields of a point that schema version 1 did not have
 PARTS = ("point", "served", "raw", "memory", "energy", "witness", "quiet", "audit")  # of a record
 NOTHING: Mapping = MappingProxyType({})  # stands for a part that a record does not have
@@ -39,8 +42,8 @@ COLUMNS = [
     "fingerprint", "impl", "attention_impl", "weight_format", "weight_bytes", "kv_bytes_per_token",
     "load_s", "ttft_s", "prefill_s", "tpot_s", "e2e_s", "warmups", "warmup_s", "itl_s",
     "prefill_tok_per_s", "decode_tok_per_s", "mbu", "mfu", "machine_busy_share", "kv_read_bytes",
-    "rss_before_load_bytes", "rss_after_load_bytes", "rss_peak_bytes", "limit_bytes",
-    "output_sha256", "agreement", "others_cpu_s", "idle_wait_s", "energy_j", "preview",
+    "peak_bytes", *MEMORY, "output_sha256", "agreement", "others_cpu_s", "idle_wait_s",
+    "energy_j", "preview",
     "window", "twin", "layer_classes", "audit", "session", "prompt_sha256", "served_threads",
     "served_device", "build", "isa",
 ]  # fmt: skip
@@ -131,8 +134,7 @@ def measured(rows: Sequence[dict], environments: Mapping[str, Mapping], run: str
         | {name: served.column(name, float)
            for name in ("weight_bytes", "kv_bytes_per_token", "load_s")}
         | {name: memory.column(name, float)
-           for name in ("rss_before_load_bytes", "rss_after_load_bytes", "rss_peak_bytes",
-                        "limit_bytes")}
+           for name in MEMORY}
         | {name: quiet.column(name, float)
            for name in ("machine_busy_share", "others_cpu_s", "idle_wait_s")}
         | {"fingerprint": place.of(lambda known: known.get("fingerprint", UNKNOWN)),
@@ -209,9 +211,10 @@ def _derived(frame: pd.DataFrame, environments: Mapping[str, Mapping]) -> pd.Dat
     roofs = [known[place] for place in where]
     roof = np.array([known.get("bytes_per_s") or np.nan for known in roofs], float)
     frame["mbu"] = mbu(frame["weight_bytes"] + batch * frame["kv_read_bytes"], tpot, roof)
-    peak = np.array([known.get("flops_per_s") or np.nan for known in roofs], float)
-    peak[frame["weight_format"] != "float32"] = np.nan  # the dtype in which the roof is probed
+    peak = np.array(list(map(_peak_flops, roofs, frame["weight_format"])), float)
     frame["mfu"] = mfu(_prefill_flops(frame), prefill, peak)
+    # the kernel's mark misses nothing, but knows one process; samples know those that serve too
+    frame["peak_bytes"] = frame[["rss_peak_bytes", "tree_peak_bytes"]].max(axis=1)
     frame["_impossible"] = beyond_memory(frame, environments) | (frame["mfu"] > 1).to_numpy()
     return frame
 
@@ -234,6 +237,12 @@ def _roofs(environment: Mapping, device: str, threads: int) -> Mapping[str, Any]
     roofs = environment.get("roofs") or {}
     probed = (roofs.get("raw") or {}).get("threads")
     return roofs if probed is None or (device == "cpu" and probed == threads) else {}
+
+
+def _peak_flops(roofs: Mapping, dtype: str | None) -> float:
+    """The roof of arithmetic in the dtype of the weights; NaN where that was not probed."""
+    known = {"float32": roofs.get("flops_per_s")} | (roofs.get("flops_by_dtype") or {})
+    return known.get(dtype) or np.nan
 
 
 def _prefill_flops(frame: pd.DataFrame) -> pd.Series:

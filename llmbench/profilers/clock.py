@@ -5,6 +5,8 @@ import statistics
 import time
 from typing import Protocol
 
+import psutil
+
 
 class Clock(Protocol):
     """What `timing` and `worker` need of a clock; a test passes one that stands still."""
@@ -46,3 +48,9 @@ def suspended_s() -> float | None:
         return None
     boot = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     return max(0.0, (boot - time.clock_gettime_ns(time.CLOCK_MONOTONIC)) / 1e9)
+
+
+def busy_cpu_s() -> float:
+    """CPU seconds that all programs of this machine have used since it booted."""
+    times = psutil.cpu_times()
+    return sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)

@@ -18,7 +18,8 @@ class Engine(Protocol):
     """One engine holding at most one model.
 
     `capabilities` names what it can do beyond streaming: `batch`, `prefill_mark`,
-    `next_logprobs`, `logprobs`. Asking for more raises `Unsupported` before anything is loaded.
+    `next_logprobs`, `logprobs`; one with `window` sets the tokens of its option `window` aside
+    when it loads. Asking for more raises `Unsupported` before anything is loaded.
     """
 
     name: str

@@ -57,7 +57,7 @@ class LlamaCppEngine:
     """A GGUF model in llama.cpp, with its KV cache cleared before each prompt."""
 
     name = "llamacpp"
-    capabilities = frozenset({"prefill_mark", "next_logprobs", "logprobs"})
+    capabilities = frozenset({"prefill_mark", "next_logprobs", "logprobs", "window"})
     imports = ()  # its library is looked for when a model is loaded, so that its lack has a remedy
     Options = LlamaCppOptions
 
@@ -67,6 +67,7 @@ class LlamaCppEngine:
     def load(self, model: ModelSource, options: dict[str, Any]) -> Served:
         """Load the model's GGUF file. Raises: Missing, OutOfMemory, Unsupported, BadParams."""
         self.device, self.threads = options.pop("device", "cpu"), options.pop("threads", 1)
+        self.window = options.pop("window", 0)
         self.options = LlamaCppOptions(**options)
         self.lib = llamacpp()
         layers = self._layers_asked()
@@ -74,7 +75,7 @@ class LlamaCppEngine:
         started = time.perf_counter()
         forget_log()
         self._load(file, layers)
-        self._open_context(self.options.n_ctx or WINDOW)
+        self._open_context(self.options.n_ctx or self.window or WINDOW)
         return self._served(started)
 
     def stream(
@@ -200,7 +201,7 @@ class LlamaCppEngine:
             threads=self.threads, device=gpu if on_gpu else "cpu",
             load_s=time.perf_counter() - started,
             build=f"{build} | offloaded {on_gpu}/{layers} layers",
-            window=self.options.n_ctx and self.lib.llama_n_ctx(self.context),
+            window=(self.options.n_ctx or self.window or None) and self.lib.llama_n_ctx(self.context),
             versions={"llama_cpp_python": version("llama_cpp_python")},
         )  # fmt: skip
 

@@ -42,7 +42,7 @@ COLUMNS = [
     "rss_before_load_bytes", "rss_after_load_bytes", "rss_peak_bytes", "limit_bytes",
     "output_sha256", "agreement", "others_cpu_s", "idle_wait_s", "energy_j", "preview",
     "window", "twin", "layer_classes", "audit", "session", "prompt_sha256", "served_threads",
-    "served_device",
+    "served_device", "released",
 ]  # fmt: skip
 
 
@@ -139,6 +139,7 @@ def measured(rows: Sequence[dict], environments: Mapping[str, Mapping], run: str
            "prompt_sha256": witness.column("prompt_sha256", object),
            "agreement": witness.column("agreement", float),
            "layer_classes": served.of(lambda part: part.get("layer_classes") or {}, object),
+           "released": memory.of(lambda part: part.get("released"), object),
            "audit": parts["audit"].of(lambda part: dict(part) or None, object),
            "energy_j": parts["energy"].column("value_j", float),
            "prefill_s": raw.column("prefill_ns", float) / 1e9,

@@ -21,6 +21,8 @@ from llmbench.record import Point, Repeat
 from llmbench.units import GiB
 from llmbench.workload import prompt_tokens
 
+Find = Callable[[str], ModelSource]
+START = 1  # tokens; a server may put one before the text
 USUAL_WINDOW = 2048  # tokens; what llama.cpp's users ask for unless they need more
 
 
@@ -33,21 +35,21 @@ class Group:
     repeats: tuple[Repeat, ...]
 
 
-def plan(name: str, study: Study, shard: str = "1/1") -> tuple[Group, ...]:
+def plan(name: str, study: Study, shard: str = "1/1", find: Find = find_model) -> tuple[Group, ...]:
     """The groups of a study in the order of their value: every point once before any twice.
 
     Within a block the cells are shuffled, and within a cell the engines: engines that are compared
     take their turns next to each other in time, in random order. `shard` "2/5" is the second fifth
-    of the groups. Raises: BadParams.
+    of the groups; `find` finds the models. Raises: BadParams.
     """
-    points = study_points(name, study)
+    points = study_points(name, study, find)
     runs = range(study.process_runs)
     groups = [g for run in runs for g in _process_run(study, points, run)]
     number, count = parse_shard(shard)
     return tuple(group for i, group in enumerate(groups) if i % count == number - 1)
 
 
-def study_points(name: str, study: Study) -> list[Point]:
+def study_points(name: str, study: Study, find: Find = find_model) -> list[Point]:
     """Every point of a study: models by contenders by cells."""
     asked = {"study": name, "seed": study.seed, "device": study.device}
     asked["threads"] = study.threads or default_threads()
@@ -55,7 +57,7 @@ def study_points(name: str, study: Study) -> list[Point]:
     return [
         Point(model=source.name, model_sha256=source.sha256, engine=engine,
               engine_options=options, twin=twin, **asked, **cell)
-        for source in map(find_model, study.models)
+        for source in map(find, study.models)
         for engine, options, twin in study.contenders
         for cell in CELLS[name](study, source)
     ]  # fmt: skip
@@ -82,7 +84,7 @@ def window_cells(study: ContextWindows, source: ModelSource) -> Iterator[dict[st
     All named prompts have one window: the usual one, or less where the model was trained for less.
     """
     for batch_size, window in itertools.product(study.batch_sizes, study.context_lens):
-        tokens = window - study.output_tokens
+        tokens = window - study.output_tokens - START
         yield _cell(study, "exact", tokens, batch_size) | {"window": window}
     usual = min(USUAL_WINDOW, source.config.get("max_position_embeddings") or USUAL_WINDOW)
     answer = {"output_tokens": study.answer_tokens, "window": usual}

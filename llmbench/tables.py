@@ -82,7 +82,7 @@ def _asked(claim: Claim) -> str:
 def ratios_table(told: Iterable[Told]) -> pd.DataFrame:
     """A row a claim: ratio, interval, noise floor, verdict; or why it cannot be compared."""
     columns = ["Target", "Baseline", "Metric", "Model", "Prompt", "Ratio", "95 % interval",
-               "Noise floor", "Process runs", "Blocks", "At least", "Verdict"]  # fmt: skip
+               "Noise floor", "At least", "Verdict", "Process runs", "Blocks"]  # fmt: skip
     rows = []
     for one in told:
         named = dict.fromkeys(columns, "") | {

@@ -22,6 +22,7 @@ from typing import Any
 import psutil
 
 from llmbench.errors import (
+    EngineLost,
     LlmbenchError,
     Missing,
     OutOfMemory,
@@ -29,11 +30,11 @@ from llmbench.errors import (
     StudyFailed,
     Unsupported,
 )
-from llmbench.profilers.memory import oom_kills
+from llmbench.profilers.memory import family, oom_kills
 from llmbench.record import Point, Repeat
 
 STATUS_OF = {OutOfMemory: "oom", MemoryError: "oom", Unsupported: "unsupported",
-             Missing: "unsupported", Refused: "refused"}  # fmt: skip
+             Missing: "unsupported", Refused: "refused", EngineLost: "engine_lost"}  # fmt: skip
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -63,6 +64,7 @@ class Child:
         os.close(lifeline)
         self._channel = Connection(ours.detach())
         self._ps = psutil.Process(self.process.pid)
+        self.servers: list[int] = []  # processes that work for it, told when the model is loaded
 
     def ask(self, message: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         """The child's answer. Raises: ChildLost when it dies or is silent for `timeout_s`."""
@@ -90,12 +92,9 @@ class Child:
         self._answer(timeout_s)
 
     def cpu_s(self) -> float:
-        """CPU seconds used by the child so far; 0 when it is gone."""
-        try:
-            times = self._ps.cpu_times()
-        except psutil.Error:
-            return 0.0
-        return times.user + times.system
+        """CPU seconds used so far by the child and by those that work for it, while they live."""
+        servers = [p for pid in self.servers for p in family(pid)]
+        return sum(map(_cpu_s, {self._ps, *servers}))
 
     def kill(self) -> None:
         """End the child and everything in its process group."""
@@ -123,6 +122,15 @@ class Child:
         self._stderr.seek(max(0, self._stderr.tell() - size))
         words = self._stderr.read().decode(errors="replace").strip()
         return f"; it last said: {words}" if words else ""
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    """CPU seconds of one process; 0 when it is gone."""
+    try:
+        times = process.cpu_times()
+    except psutil.Error:
+        return 0.0
+    return times.user + times.system
 
 
 class Session:
@@ -167,7 +175,12 @@ class Session:
         An engine that sets a window aside when it loads is told which will be asked of it.
         """
         from llmbench.models.source import find_model
-        from llmbench.profilers.memory import available_bytes, limit_address_space, rss_bytes
+        from llmbench.profilers.memory import (
+            available_bytes,
+            limit_address_space,
+            rss_bytes,
+            tree_bytes,
+        )
 
         self.do_wake(engine)
         source = find_model(model)
@@ -181,9 +194,10 @@ class Session:
             self.limit_bytes = limit_address_space(memory_limit_bytes or available_bytes())
         before = rss_bytes()
         served = self.engine.load(source, options)
-        self.memory = {"rss_before_load_bytes": before, "rss_after_load_bytes": rss_bytes(),
+        after = tree_bytes([os.getpid(), *self._servers()]).rss
+        self.memory = {"rss_before_load_bytes": before, "rss_after_load_bytes": after,
                        "limit_bytes": self.limit_bytes}  # fmt: skip
-        return {"status": "ok", "served": served.model_dump()}
+        return {"status": "ok", "served": served.model_dump(), "servers": self._servers()}
 
     def do_probe(self, threads: int) -> dict[str, Any]:
         """Measure this machine's roofs with `threads` threads."""
@@ -193,8 +207,9 @@ class Session:
 
     def do_repeat(self, repeat: dict[str, Any], warmups: int) -> dict[str, Any]:
         """Warm up this shape, then time one repeat of it."""
+        from llmbench.engines.base import told_by
         from llmbench.profilers.clock import MonotonicClock
-        from llmbench.profilers.memory import peak_rss_bytes, reset_peak
+        from llmbench.profilers.memory import peak_rss_bytes, reset_peak, tree_bytes
         from llmbench.timing import time_repeat, warm_up
         from llmbench.workload import prompt_ids
 
@@ -207,9 +222,13 @@ class Session:
         ids = prompt_ids(asked, self.tokenizer)
         reset = reset_peak()
         raw, witness = time_repeat(self.engine, ids, tokens, clock=clock, warmup_s=warm)
-        peak = peak_rss_bytes() if reset else None
+        peak = peak_rss_bytes() if reset and not self._servers() else None
+        told, tree = told_by(self.engine), tree_bytes([os.getpid(), *self._servers()])
+        views = {"rss_peak_bytes": peak, "tree_rss_bytes": tree.rss, "tree_pss_bytes": tree.pss,
+                 "tree_uss_bytes": tree.uss}  # fmt: skip
         return {"status": "ok", "raw": raw.model_dump(), "witness": witness.model_dump(),
-                "memory": self.memory | {"rss_peak_bytes": peak}}  # fmt: skip
+                "flags": list(told.flags), "reason": told.reason or None,
+                "memory": self.memory | views}  # fmt: skip
 
     def do_audit(self, repeat: dict[str, Any]) -> dict[str, Any]:
         """The likeliest tokens after fixed prefixes, and the time of a prompt given twice."""
@@ -225,10 +244,14 @@ class Session:
         """Release the model; what these processes and the page cache hold then."""
         from llmbench.profilers.release import held_after
 
-        servers = self.engine.pids() if "server" in self.engine.capabilities else []
+        servers = self._servers()
         self.engine.close()
         self.engine = None
         return {"status": "ok", "released": held_after([os.getpid(), *servers], self.files)}
+
+    def _servers(self) -> list[int]:
+        """The processes beside this one that hold the model."""
+        return self.engine.pids() if "server" in self.engine.capabilities else []
 
     def _check_window(self, point: Point) -> None:
         """Raises: Refused when the window is more than was trained, or less than is asked in it."""

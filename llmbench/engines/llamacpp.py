@@ -75,7 +75,7 @@ class LlamaCppEngine:
         started = time.perf_counter()
         forget_log()
         self._load(file, layers)
-        self._open_context(self.options.n_ctx or self.window or WINDOW)
+        self._open_context(self._asked() or WINDOW)
         return self._served(started)
 
     def stream(
@@ -134,6 +134,10 @@ class LlamaCppEngine:
         self.tokens = self.places = self.wanted = None
 
     # -- loading -----------------------------------------------------------------------------------
+
+    def _asked(self) -> int | None:
+        """Tokens of the window that is asked for; None: none is."""
+        return self.options.n_ctx or self.window or None
 
     def _layers_asked(self) -> int:
         """Layers to put on the GPU. Raises: Unsupported when this build or device has none."""
@@ -201,7 +205,7 @@ class LlamaCppEngine:
             threads=self.threads, device=gpu if on_gpu else "cpu",
             load_s=time.perf_counter() - started,
             build=f"{build} | offloaded {on_gpu}/{layers} layers",
-            window=(self.options.n_ctx or self.window or None) and self.lib.llama_n_ctx(self.context),
+            window=self.lib.llama_n_ctx(self.context) if self._asked() else None,
             versions={"llama_cpp_python": version("llama_cpp_python")},
         )  # fmt: skip
 

@@ -42,7 +42,7 @@ COLUMNS = [
     "rss_before_load_bytes", "rss_after_load_bytes", "rss_peak_bytes", "limit_bytes",
     "output_sha256", "agreement", "others_cpu_s", "idle_wait_s", "energy_j", "preview",
     "window", "twin", "layer_classes", "audit", "session", "prompt_sha256", "served_threads",
-    "served_device", "released",
+    "served_device", "released", "received_tokens", "tree_rss_bytes",
 ]  # fmt: skip
 
 
@@ -87,8 +87,11 @@ def mfu(flops: Any, seconds: Any, peak_flops_per_s: Any) -> Any:
     return flops / seconds / peak_flops_per_s
 
 
-def _times(steps: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """`ttft_s tpot_s e2e_s itl_s` of rows whose tokens came at `steps` ns after submit."""
+def _times(steps: Sequence[Sequence[int]], chunks: Sequence[float | None]) -> dict[str, Any]:
+    """`ttft_s tpot_s e2e_s itl_s` of rows whose tokens came at `steps` ns after submit.
+
+    Where a server sent them in fewer pieces, the gaps between its tokens are not known: none.
+    """
     n = np.fromiter(map(len, steps), np.int64, len(steps))
     ns = np.fromiter(itertools.chain.from_iterable(steps), np.float64, int(n.sum()))
     ends = n.cumsum()
@@ -97,7 +100,8 @@ def _times(steps: Sequence[Sequence[int]]) -> dict[str, Any]:
     last = padded[np.where(n > 0, ends - 1, len(ns))]
     gaps = np.diff(ns) / 1e9
     itl = np.empty(len(steps), object)
-    itl[:] = [gaps[end - size : max(end - 1, 0)] for end, size in zip(ends, n, strict=True)]
+    itl[:] = [gaps[end - size : max(end - 1, 0)] if pieces in (None, size) else gaps[:0]
+              for end, size, pieces in zip(ends, n, chunks, strict=True)]  # fmt: skip
     tpot = np.where(n > 1, (last - first) / np.maximum(n - 1, 1), np.nan)
     return {"ttft_s": first / 1e9, "tpot_s": tpot / 1e9, "e2e_s": last / 1e9, "itl_s": itl,
             "_steps": n}  # fmt: skip
@@ -128,7 +132,7 @@ def measured(rows: Sequence[dict], environments: Mapping[str, Mapping], run: str
            for name in ("weight_bytes", "kv_bytes_per_token", "load_s")}
         | {name: memory.column(name, float)
            for name in ("rss_before_load_bytes", "rss_after_load_bytes", "rss_peak_bytes",
-                        "limit_bytes")}
+                        "limit_bytes", "tree_rss_bytes")}
         | {name: quiet.column(name, float)
            for name in ("machine_busy_share", "others_cpu_s", "idle_wait_s")}
         | {"fingerprint": place.of(lambda known: known.get("fingerprint", UNKNOWN)),
@@ -146,10 +150,12 @@ def measured(rows: Sequence[dict], environments: Mapping[str, Mapping], run: str
            "warmup_s": raw.of(lambda raw: sum(raw.get("warmup_s") or [np.nan]), float),
            "warmups": raw.of(lambda raw: len(raw.get("warmup_s") or ()), int),
            "_flags": row.of(lambda row: tuple(row.get("flags") or ()), object),
+           "received_tokens": witness.column("output_tokens", float),
            "_counted": witness.column("output_tokens", float),
            "_submit_ns": raw.column("submit_ns", float),
            "_point": point.of(_as_text)}
-        | _times([part.get("step_ns") or () for part in raw.each]),
+        | _times([part.get("step_ns") or () for part in raw.each],
+                 [(part.get("server") or NOTHING).get("chunks") for part in raw.each]),
         index=range(len(rows)),
     )  # fmt: skip
     return _derived(frame, environments)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmbench.errors import BadParams, Unsupported
-from llmbench.hardware import Roofs
+from llmbench.hardware import Roofs, machine
 from llmbench.models import cost, source
 from llmbench.models.header import read_header
 from llmbench.models.spec import Spec, spec_from_catalog, spec_from_config, spec_from_header
@@ -66,6 +66,23 @@ def predict(
         prefill_s_at_least=prefill_s,
         decode_s_per_token_at_least=decode_s,
     )
+
+
+def predict_here(
+    model: str | Spec,
+    *,
+    context_len: int,
+    batch_size: int = 1,
+    dtype: str = "float16",
+    kv_dtype: str | None = None,
+    device_bytes: int | None = None,
+    roofs: Roofs | None = None,
+) -> Prediction:
+    """`predict` for a device of `device_bytes`; without them, for this machine's memory."""
+    here = machine()
+    memory = device_bytes or here.cgroup_memory_bytes or here.memory_bytes
+    return predict(model, context_len=context_len, batch_size=batch_size, dtype=dtype,
+                   kv_dtype=kv_dtype, device_bytes=memory, roofs=roofs)  # fmt: skip
 
 
 def spec_of(name: str) -> Spec:

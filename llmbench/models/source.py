@@ -69,6 +69,16 @@ def find_model(name: str) -> ModelSource:
     return ModelSource(name, place, _sha256(tuple((p, p.stat().st_mtime_ns) for p in weights)))
 
 
+def peek_model(name: str) -> ModelSource:
+    """As `find_model`, but a `shape:` model that is not there is not made.
+
+    Of such a one only name and tokenizer are true; its sha256 is empty.
+    """
+    if name.startswith("shape:") and not (locate(name) / "model.safetensors").is_file():
+        return ModelSource(name, shapes().TINY, "")  # whose tokenizer every shape has
+    return find_model(name)
+
+
 def locate(name: str) -> Path:
     """The folder or the GGUF file of the model called `name`; its content is not read.
 

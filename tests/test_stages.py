@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import llmbench
-from llmbench import catalog, stages
+from llmbench import catalog, page, stages
 from llmbench.findings import findings
 from llmbench.findings.stages import stages as read_stages
 from llmbench.models.source import find_model
@@ -84,7 +84,10 @@ def test_prompts_leave_the_windows_and_their_figures_alone():
     alone, rows = windows(256, 512, 1024), pd.concat(
         [windows(256, 512, 1024), prompts("creative_writing")], ignore_index=True)  # fmt: skip
     assert only(rows).growth == only(alone).growth
-    assert findings(rows).sections[0] == findings(alone).sections[0]
+    mixed, plain = findings(rows), findings(alone)
+    assert mixed.sections == plain.sections
+    assert [fit.series for fit in mixed.fits] == [fit.series for fit in plain.fits]
+    assert page.plates(rows)["memory_growth"].data.equals(page.plates(alone)["memory_growth"].data)
     assert only(alone).inference == []
 
 

@@ -27,6 +27,7 @@ def held_after(pids: Iterable[int], files: Iterable[Path]) -> dict[str, Any]:
             held.append({})
             why.append(f"memory of a process cannot be read: {_words(error)}")
     found = {name: _sum(one.get(name) for one in held) for name in ("rss_bytes", *SHARES.values())}
+    found["cached_bytes"] = None
     try:
         found["cached_bytes"] = cached_bytes(files)
     except OSError as error:

@@ -24,9 +24,11 @@ def stored(path: Path, size: int = 8 * MiB + 5) -> Path:
 
 def test_pages_of_a_file_are_counted_as_they_are_read(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(release, "STRETCH", 2 * MiB)
+    kind = subprocess.run(["stat", "-f", "-c", "%T", tmp_path], capture_output=True, text=True)
+    if kind.stdout.strip() in ("tmpfs", "ramfs"):
+        pytest.skip("its files live in memory")
     file = stored(tmp_path / "weights")
-    if release.cached_bytes([file]):
-        pytest.skip("this file system keeps its pages")
+    assert release.cached_bytes([file]) == 0
     with file.open("rb") as opened:
         os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # nothing is read ahead
         opened.seek(5 * MiB)

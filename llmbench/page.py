@@ -147,7 +147,7 @@ def plates(
     `fits` are the laws of `frame`, `told` its comparisons, where they are known already.
     """
     told = findings.comparisons(frame) if told is None else told
-    grown = frame[~frame["study"].isin(OTHER_STUDIES)]
+    grown = frame[~frame["study"].isin(OTHER_STUDIES) & (frame["prompt"] == "exact")]
     drawn = {name: plate.draw(grown, fits=fits) if plate.draw is figures.prefill_scaling
              else plate.draw(grown) for name, plate in GROWTH.items()}  # fmt: skip
     drawn["ratios"] = figures.ratios(told)

@@ -13,7 +13,7 @@ from llmbench.errors import BadParams, LlmbenchError
 from llmbench.models.source import locate
 from llmbench.record import Noun
 from llmbench.strict_yaml import Located, dotted, parse_value, read_yaml
-from llmbench.workload import NONCE_TOKENS, PROMPTS
+from llmbench.workload import NONCE_TOKENS, PROMPTS, TASKS, TEXTS
 
 ENGINES = {  # adding an engine: its file, and one line here
     "edge": "llmbench.engines.edge:EdgeEngine",
@@ -66,7 +66,7 @@ Quantization = Annotated[
     str, AfterValidator(lambda v: one_of("quantization", tuple(QUANTIZATIONS), v))
 ]
 AttentionImpl = Annotated[str, AfterValidator(lambda v: one_of("attention", ATTENTION_IMPLS, v))]
-Prompt = Annotated[str, AfterValidator(lambda v: one_of("prompt", tuple(PROMPTS), v))]
+Prompt = Annotated[str, AfterValidator(lambda v: one_of("prompt", tuple(TEXTS), v))]
 Compared = Annotated[str, AfterValidator(lambda v: one_of("metric to compare", COMPARED, v))]
 RunId = Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,95})?$")]
 BatchSize = Annotated[int, Field(ge=1, le=65_536)]
@@ -87,6 +87,9 @@ class Study(Noun):
     question: ClassVar[str]
     side_by_side: ClassVar[bool] = True  # contenders are loaded together and take turns
     cells_apart: ClassVar[bool] = False  # each size has processes of its own
+    releases: ClassVar[bool] = (
+        False  # a process ends by releasing its model, and tells what is left
+    )
     run_id: RunId = ""
     seed: int = Field(17, ge=0, lt=2**32)
     budget_minutes: float = Field(0.0, ge=0)  # 0: no limit; the rest is deferred and listed
@@ -238,13 +241,16 @@ class Attention(Study):
 
 
 class ContextWindows(Lengths):
-    """What a context window costs when it is really filled."""
+    """What a model is, loads, answers and frees, and what a context window costs when filled."""
 
     question = "What does a context window cost in time and memory when it is really filled?"
     cells_apart = True  # memory that a larger window left behind would count as a smaller one's
+    releases = True
     batch_sizes: list[BatchSize] = Field([1], min_length=1)
     context_lens: list[Tokens] = Field([512, 1024, 2048, 4096], min_length=1)  # whole windows
     output_tokens: Tokens = 32
+    prompts: list[Prompt] = list(TASKS)
+    answer_tokens: Tokens = 128  # of each prompt's answer
 
     @model_validator(mode="after")
     def _room_for_a_prompt(self) -> "ContextWindows":

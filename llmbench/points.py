@@ -22,6 +22,8 @@ from llmbench.units import GiB
 from llmbench.workload import prompt_tokens
 
 Find = Callable[[str], ModelSource]
+START = 1  # tokens; a server may put one before the text
+USUAL_WINDOW = 2048  # tokens; what llama.cpp's users ask for unless they need more
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,17 @@ def comparison_cells(study: OllamaComparison, source: ModelSource) -> Iterator[d
 
 
 def window_cells(study: ContextWindows, source: ModelSource) -> Iterator[dict[str, Any]]:
-    """Prompts that fill each window but for the output."""
+    """Prompts that fill each window but for the output, then the named ones in an ordinary window.
+
+    All named prompts have one window: the usual one, or less where the model was trained for less.
+    """
     for batch_size, window in itertools.product(study.batch_sizes, study.context_lens):
-        tokens = window - study.output_tokens
+        tokens = window - study.output_tokens - START
         yield _cell(study, "exact", tokens, batch_size) | {"window": window}
+    usual = min(USUAL_WINDOW, source.config.get("max_position_embeddings") or USUAL_WINDOW)
+    answer = {"output_tokens": study.answer_tokens, "window": usual}
+    for prompt in study.prompts:
+        yield _cell(study, prompt, prompt_tokens(prompt, source.tokenizer)) | answer
 
 
 def validation_cells(study: ModelValidation, source: ModelSource) -> Iterator[dict[str, Any]]:
@@ -105,12 +114,15 @@ CELLS: dict[str, Callable[[Any, ModelSource], Iterable[dict[str, Any]]]] = {
 
 
 def _process_run(study: Study, points: list[Point], process_run: int) -> Iterator[Group]:
-    """A group a model; where contenders are not side by side, a group each, or a cell each."""
+    """A group a model; where contenders are not side by side, a group each, or a cell each.
+
+    Named prompts are of one size, more or less: they share a process.
+    """
     order = random.Random(f"{study.seed}/{process_run}")
     groups: dict[tuple, list[Point]] = {}
     for point in points:
         alone = "" if study.side_by_side else point.contender
-        cell = point.cell if study.cells_apart else ()
+        cell = point.cell if study.cells_apart and point.prompt == "exact" else ()
         groups.setdefault((point.model, alone, cell), []).append(point)
     for key in _shuffled(order, list(groups)):
         yield Group(process_run, key[0], _turns(order, groups[key], process_run, study.blocks))

@@ -112,18 +112,33 @@ class Raw(Noun):
     server: dict[str, float] = Field(default_factory=dict)  # an engine's own durations
 
 
+class Released(Noun):
+    """Memory of the processes that held a model once it was released, the page cache apart.
+
+    Null where not readable, with the reason. Source: proc(5), /proc/pid/smaps_rollup; mincore(2).
+    """
+
+    rss_bytes: int | None = None
+    anonymous_bytes: int | None = None  # what the processes themselves still hold
+    file_bytes: int | None = None  # mapped files, libraries among them, by their share
+    cached_bytes: int | None = None  # of the model's files, kept by the kernel and owned by nobody
+    reason: str | None = None
+
+
 class Memory(Noun):
     """Views of memory in bytes, each under its own name, never mixed; null where not readable."""
 
     rss_before_load_bytes: int | None = None
-    rss_after_load_bytes: int | None = None
-    rss_peak_bytes: int | None = None  # the kernel's high-water mark, reset before the repeat
+    rss_after_load_bytes: int | None = None  # of its engine's servers too
+    rss_peak_bytes: int | None = None  # the kernel's high-water mark, reset before the repeat;
+    # null where servers hold the model: it is of one process
     tree_rss_bytes: int | None = None  # after the repeat, of this process and its engine's servers;
     tree_pss_bytes: int | None = None  # pages they share: counted in each, by share, or not at all
     tree_uss_bytes: int | None = None
     tree_peak_bytes: int | None = None  # largest sampled rss of these processes during the turn,
     sampling_period_s: float | None = None  # warm-ups included; mean time between two samples
     limit_bytes: int | None = None  # the address-space limit in force
+    released: Released | None = None  # on the last record of a child whose model was released
 
 
 class Energy(Noun):

@@ -200,30 +200,47 @@ class _Sweep:
     def _group(self, group: Group) -> Iterator[Repeat]:
         with open_lanes(group, self.study.timeout_s) as lanes:
             warmups = -(-self.study.warmups // len({r.point.cell for r in group.repeats}))
+            last = {r.point.contender: r for r in group.repeats} if self.study.releases else {}
             for repeat in group.repeats:
                 lane = lanes[repeat.point.contender]
+                ends = last.get(repeat.point.contender) is repeat
                 if self._out_of_time():
                     self.deferred += 1
                 elif lane.failures < GIVE_UP_AFTER:
-                    self._turn(repeat, lane, lanes, warmups)
+                    self._turn(repeat, lane, lanes, warmups, ends)
                 yield repeat
 
     def _out_of_time(self) -> bool:
         budget_s = self.study.budget_minutes * 60
         return bool(budget_s) and time.monotonic() - self.started > budget_s
 
-    def _turn(self, repeat: Repeat, lane: Lane, lanes: dict[str, Lane], warmups: int) -> None:
+    def _turn(
+        self, repeat: Repeat, lane: Lane, lanes: dict[str, Lane], warmups: int, ends: bool
+    ) -> None:
         """Take the turn; one that other programs disturbed is followed by another, when quiet.
 
         The second is a repeat of its own, with a key and a prompt of its own, beside the first.
+        Where the turn `ends` its lane, the last of them tells what releasing the model leaves.
         """
-        disturbed = self._try(repeat, lane, lanes, warmups)
-        if disturbed and self.patience.wait_for_quiet():
-            again = repeat.model_copy(update={"repeat": repeat.repeat + 1})
-            self._try(again, lane, lanes, warmups)
+        answer, again = self._try(repeat, lane, lanes, warmups), False
+        try:
+            disturbed = "contaminated" in answer.get("flags", [])
+            again = disturbed and self.patience.wait_for_quiet()
+            if ends and not again:
+                lane.release(answer)
+        finally:
+            self._write(repeat, lane, answer)
+        if again:
+            repeat = repeat.model_copy(update={"repeat": repeat.repeat + 1})
+            answer = self._try(repeat, lane, lanes, warmups)
+            if ends:
+                lane.release(answer)
+            self._write(repeat, lane, answer)
 
-    def _try(self, repeat: Repeat, lane: Lane, lanes: dict[str, Lane], warmups: int) -> bool:
-        """One timed repeat and its record; whether other programs disturbed it."""
+    def _try(
+        self, repeat: Repeat, lane: Lane, lanes: dict[str, Lane], warmups: int
+    ) -> dict[str, Any]:
+        """The answer to one timed repeat, with what happened around it."""
         others = [other.child for other in lanes.values() if other is not lane and other.child]
         waited = wait_until_idle(others)
         before = Stillness(lane, others)
@@ -236,8 +253,7 @@ class _Sweep:
         if answer["status"] == "ok":
             answer["flags"] = flags_of(answer, warmups, before)
             answer["audit"] = lane.take_audit(repeat)
-        self._write(repeat, lane, answer)
-        return "contaminated" in answer.get("flags", [])
+        return answer
 
     def _write(self, repeat: Repeat, lane: Lane, answer: dict[str, Any]) -> None:
         kinds = {"raw": Raw, "memory": Memory, "witness": Witness, "audit": Audit}

@@ -64,7 +64,7 @@ class Lane:
         answer = self.child.ask(
             {"do": "load", "engine": self.first.engine, "model": self.first.model,
              "sha256": self.first.model_sha256, "options": options,
-             "memory_limit_bytes": self.first.memory_limit_bytes},
+             "memory_limit_bytes": self.first.memory_limit_bytes, "window": self.first.window},
             self.timeout_s,
         )  # fmt: skip
         if answer["status"] == "ok":
@@ -111,6 +111,17 @@ class Lane:
             self.lost_in_audit = True
             self.close()
             return None
+
+    def release(self, answer: dict[str, Any]) -> None:
+        """Add to `answer` what the child holds once its model is released, and end the child."""
+        if answer["status"] == "ok" and self.child:
+            try:
+                told = self.child.ask({"do": "release"}, self.timeout_s)
+            except ChildLost as lost:
+                told = {"reason": lost.what}
+            left = told.get("released") or {"reason": told["reason"]}
+            answer["memory"] = answer["memory"] | {"released": left}
+        self.close()
 
     def close(self) -> None:
         """End the child."""

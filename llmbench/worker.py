@@ -32,7 +32,7 @@ from llmbench.errors import (
 )
 from llmbench.profilers.memory import family, oom_kills
 from llmbench.profilers.tree_watch import TreeWatch, watched
-from llmbench.record import Repeat
+from llmbench.record import Point, Repeat
 
 STATUS_OF = {OutOfMemory: "oom", MemoryError: "oom", Unsupported: "unsupported",
              Missing: "unsupported", Refused: "refused", EngineLost: "engine_lost"}  # fmt: skip
@@ -179,22 +179,34 @@ class Session:
         sha256: str,
         options: dict[str, Any],
         memory_limit_bytes: int,
+        window: int = 0,
     ) -> dict[str, Any]:
-        """Load `model` in `engine` within the memory limit; what really serves."""
+        """Load `model` in `engine` within the memory limit; what really serves.
+
+        An engine that sets a window aside when it loads is told which will be asked of it.
+        """
         from llmbench.models.source import find_model
-        from llmbench.profilers.memory import available_bytes, limit_address_space, rss_bytes
+        from llmbench.profilers.memory import (
+            available_bytes,
+            limit_address_space,
+            rss_bytes,
+            tree_bytes,
+        )
 
         self.do_wake(engine)
         source = find_model(model)
         self.trained = source.config.get("max_position_embeddings")
         if source.sha256 != sha256:
             raise StudyFailed(f"the weights of {model} changed since the plan was made")
-        self.tokenizer = source.tokenizer
+        self.tokenizer, self.files = source.tokenizer, source.weight_files
+        if window and "window" in self.engine.capabilities:
+            options["window"] = window
         if options.get("device") == "cpu":  # a GPU's driver maps far more than it uses
             self.limit_bytes = limit_address_space(memory_limit_bytes or available_bytes())
         before = rss_bytes()
         served = self.engine.load(source, options)
-        self.memory = {"rss_before_load_bytes": before, "rss_after_load_bytes": rss_bytes(),
+        after = tree_bytes([os.getpid(), *self._servers()]).rss
+        self.memory = {"rss_before_load_bytes": before, "rss_after_load_bytes": after,
                        "limit_bytes": self.limit_bytes}  # fmt: skip
         return {"status": "ok", "served": served.model_dump(), "servers": self._servers()}
 
@@ -213,7 +225,7 @@ class Session:
         from llmbench.workload import prompt_ids
 
         asked, clock = Repeat.model_validate(repeat), MonotonicClock()
-        self._check_window(asked.point.window)
+        self._check_window(asked.point)
         tokens = asked.point.output_tokens
         other = asked.model_copy(update={"repeat": -1})  # a warm-up never sees a measured prompt
         warm = warm_up(self.engine, prompt_ids(other, self.tokenizer), tokens,
@@ -245,10 +257,23 @@ class Session:
         """
         return (self.engine.pids() or None) if "server" in self.engine.capabilities else []
 
-    def _check_window(self, window: int) -> None:
-        """Raises: Refused when the model was not trained for the window that is asked."""
+    def do_release(self) -> dict[str, Any]:
+        """Release the model; what these processes and the page cache hold then."""
+        from llmbench.profilers.release import held_after
+
+        servers = self._servers() or []
+        self.engine.close()
+        self.engine = None
+        return {"status": "ok", "released": held_after([os.getpid(), *servers], self.files)}
+
+    def _check_window(self, point: Point) -> None:
+        """Raises: Refused when the window is more than was trained, or less than is asked in it."""
+        window, tokens = point.window, point.prompt_tokens + point.output_tokens
         if window and self.trained and window > self.trained:
             raise Refused(f"a window of {window} tokens; the model was trained to {self.trained}")
+        if window and tokens > window:
+            raise Refused(f"{tokens} tokens of prompt and answer in a window of {window}",
+                          how="fewer answer_tokens")  # fmt: skip
 
 
 def tree_views(servers: list[int]) -> dict[str, int | None]:

@@ -25,6 +25,23 @@ PROMPTS = {
 }
 
 
+TASKS = {  # what a model is asked to see how it answers; no audit is made of them
+    "capability_summary": (
+        "Summarise in a few sentences what you can do for the person who asks you, and what you "
+        "cannot do."
+    ),
+    "technical_explanation": (
+        "Explain step by step how the source text of a program becomes something that a processor "
+        "can run."
+    ),
+    "creative_writing": (
+        "Write the opening of a story in which a lighthouse keeper finds a letter addressed to the "
+        "sea."
+    ),
+}
+TEXTS = PROMPTS | TASKS
+
+
 def prompt_ids(repeat: Repeat, tokenizer: Tokenizer) -> list[list[int]]:
     """The prompt of each row: (batch_size, prompt_tokens) ids."""
     point = repeat.point
@@ -36,7 +53,7 @@ def prompt_ids(repeat: Repeat, tokenizer: Tokenizer) -> list[list[int]]:
 
 def prompt_tokens(prompt: str, tokenizer: Tokenizer) -> int:
     """Length in tokens of a named prompt with its nonce."""
-    return NONCE_TOKENS + len(tokenizer.encode(PROMPTS[prompt]))
+    return NONCE_TOKENS + len(tokenizer.encode(TEXTS[prompt]))
 
 
 def audit_prefixes(tokenizer: Tokenizer) -> list[list[int]]:
@@ -54,6 +71,6 @@ def _nonce(repeat: Repeat, row: int, plain_ids: Sequence[int]) -> list[int]:
 def _text(point: Point, tokenizer: Tokenizer) -> list[int]:
     """Ids of the named prompt, or for "exact" the four prompts again and again, long enough."""
     if point.prompt != "exact":
-        return tokenizer.encode(PROMPTS[point.prompt])
+        return tokenizer.encode(TEXTS[point.prompt])
     ids = tokenizer.encode(" ".join(PROMPTS.values()) + "\n")
     return ids * (point.prompt_tokens // len(ids) + 1)

@@ -22,7 +22,8 @@ CHOSEN = {
     "03_ollama_comparison": f"""{SMALL[:-1]}, prompts: [hello],
         models: ["builtin:tiny", "shape:smollm-135m"]}}""",
     "04_attention_study": f"{SMALL[:-1]}, context_lens: [16]}}",
-    "05_context_windows": f"""{SMALL[:-1]}, context_lens: [16],
+    "05_context_windows": f"""{SMALL[:-1]}, context_lens: [16], answer_tokens: 3,
+        prompts: [creative_writing],
         models: ["builtin:tiny", "shape:smollm-135m"]}}""",
 }  # what is asked of a study; the others only read what these measured
 NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("*.ipynb"))  # the order in which they are read

@@ -82,7 +82,7 @@ def test_each_context_window_has_processes_of_its_own():
                                            "engines": ["edge", "transformers"],
                                            "process_runs": 2})  # fmt: skip
     groups = plan("context_windows", study)
-    assert len(groups) == 4
+    assert len(groups) == 6  # in a process run one a window, and one of the named prompts
     for group in groups:
         assert len({repeat.point.window for repeat in group.repeats}) == 1
         assert {repeat.point.engine for repeat in group.repeats} == {"edge", "transformers"}

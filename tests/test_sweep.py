@@ -179,6 +179,34 @@ def test_a_disturbed_repeat_is_tried_once_more_and_both_are_kept(outputs, monkey
     assert run(outputs, process_runs=1, context_lens=[10]).measured == 0
 
 
+def test_the_last_repeat_of_a_process_tells_what_releasing_its_model_leaves(outputs, monkeypatch):
+    quiet = iter([False, True])  # the second window is disturbed, and taken again
+    monkeypatch.setattr("llmbench.sweep.flags_of", lambda answer, warmups, still: ["contaminated"])
+    monkeypatch.setattr("llmbench.turns.Patience.wait_for_quiet", lambda self: next(quiet))
+    measure("context_windows", outputs=outputs, run_id="r", engines=["fake"], prompts=[],
+            context_lens=[32, 64], output_tokens=4, process_runs=1, blocks=1)  # fmt: skip
+    found = store.read_rows(outputs / "r")[0]
+    assert [(r["repeat"], r["memory"]["released"] is not None) for r in found] == [
+        (0, True), (0, False), (1, True)
+    ]  # fmt: skip
+    assert found[0]["memory"]["released"]["rss_bytes"] > 0
+
+
+def test_studies_of_speed_alone_release_nothing(outputs):
+    run(outputs, process_runs=1)
+    assert {str(row["memory"]["released"]) for row in rows(outputs)} == {"None"}
+
+
+def test_an_engine_that_sets_a_window_aside_is_told_which(outputs, monkeypatch):
+    asked = []
+    monkeypatch.setattr("llmbench.turns.Child.ask", lambda self, message, timeout_s: (
+        asked.append(message), {"status": "refused", "reason": "enough is seen"})[1])  # fmt: skip
+    measure("context_windows", outputs=outputs, run_id="r", engines=["fake"], prompts=["hello"],
+            context_lens=[32, 64], output_tokens=4, process_runs=1, blocks=1)  # fmt: skip
+    loads = [message["window"] for message in asked if message["do"] == "load"]
+    assert sorted(loads) == [32, 64, 2048]
+
+
 def test_patience_ends():
     patience = Patience(seconds=0.5)
     patience.wait_for_quiet()

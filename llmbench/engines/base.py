@@ -30,6 +30,7 @@ class Engine(Protocol):
 
     `capabilities` names what it can do beyond streaming: `batch`, `prefill_mark`,
     `next_logprobs`, `logprobs`. Asking for more raises `Unsupported` before anything is loaded.
+    One with `window` sets the tokens of its option `window` aside when it loads.
     One with `server` is served by other processes and has two more methods: `told() -> Told`,
     asked after each stream, and `pids() -> list[int]`, the processes that hold the model.
     """

@@ -58,7 +58,7 @@ class LlamaCppEngine:
     """A GGUF model in llama.cpp, with its KV cache cleared before each prompt."""
 
     name = "llamacpp"
-    capabilities = frozenset({"prefill_mark", "next_logprobs", "logprobs"})
+    capabilities = frozenset({"prefill_mark", "next_logprobs", "logprobs", "window"})
     imports = ()  # its library is looked for when a model is loaded, so that its lack has a remedy
     Options = LlamaCppOptions
 
@@ -68,6 +68,7 @@ class LlamaCppEngine:
     def load(self, model: ModelSource, options: dict[str, Any]) -> Served:
         """Load the model's GGUF file. Raises: Missing, OutOfMemory, Unsupported, BadParams."""
         self.device, self.threads = options.pop("device", "cpu"), options.pop("threads", 1)
+        self.window = options.pop("window", 0)
         self.options = LlamaCppOptions(**options)
         self.lib = llamacpp()
         layers = self._layers_asked()
@@ -75,7 +76,7 @@ class LlamaCppEngine:
         started = time.perf_counter()
         forget_log()
         self._load(file, layers)
-        self._open_context(self.options.n_ctx or WINDOW)
+        self._open_context(self._asked() or WINDOW)
         return self._served(started)
 
     def stream(
@@ -134,6 +135,10 @@ class LlamaCppEngine:
         self.tokens = self.places = self.wanted = None
 
     # -- loading -----------------------------------------------------------------------------------
+
+    def _asked(self) -> int | None:
+        """Tokens of the window that is asked for; None: none is."""
+        return self.options.n_ctx or self.window or None
 
     def _layers_asked(self) -> int:
         """Layers to put on the GPU. Raises: Unsupported when this build or device has none."""
@@ -201,7 +206,7 @@ class LlamaCppEngine:
             threads=self.threads, device=gpu if on_gpu else "cpu",
             load_s=time.perf_counter() - started,
             build=f"{build} | offloaded {on_gpu}/{layers} layers",
-            window=self.options.n_ctx and self.lib.llama_n_ctx(self.context),
+            window=self.lib.llama_n_ctx(self.context) if self._asked() else None,
             versions={"llama_cpp_python": version("llama_cpp_python")},
         )  # fmt: skip
 

@@ -52,7 +52,7 @@ class OllamaEngine:
     """A model in a server that ends with this engine, or in one that was there before."""
 
     name = "ollama"
-    capabilities = frozenset({"next_logprobs", "server"})
+    capabilities = frozenset({"next_logprobs", "server", "window"})
     imports = ("ollama",)
     Options = OllamaOptions
     server: Server | None = None
@@ -64,6 +64,7 @@ class OllamaEngine:
         Raises: Missing, Unsupported, BadParams, OutOfMemory, EngineLost, Refused.
         """
         device, threads = options.pop("device", "cpu"), options.pop("threads", 1)
+        self.window = options.pop("window", 0)
         self.options = OllamaOptions(**options)
         file = file_of(model, self.options.weights)
         card = file_card(file)  # before any native parser sees the file
@@ -152,7 +153,7 @@ class OllamaEngine:
         sha256 = model.sha256 if model.file else sha256_of(card.file)
         self._model, self._on_gpu = create(server, card.file, sha256), on_gpu
         self._settings = GREEDY | {
-            "num_ctx": self.options.num_ctx or min(trained, WINDOW),
+            "num_ctx": self.options.num_ctx or self.window or min(trained, WINDOW),
             "num_batch": self.options.num_batch, "num_thread": threads,
             "num_gpu": ALL_LAYERS * on_gpu,
         }  # fmt: skip

@@ -275,7 +275,8 @@ def _growth(fit: Fit | None) -> list[str]:
 
 def fits(frame: pd.DataFrame, metric: str) -> tuple[Fit, ...]:
     """The law of `metric` over prompt length of each series, from rows that may carry a claim."""
-    rows = shown(frame[~frame["study"].isin([*ACROSS, "model_validation"])])
+    grown = ~frame["study"].isin([*ACROSS, "model_validation"]) & (frame["prompt"] == "exact")
+    rows = shown(frame[grown])
     rows = rows[~rows["preview"].astype(bool) & (rows[metric] > 0)]
     found = []
     for key, series in list(rows.groupby(SERIES, sort=True))[:MOST]:

@@ -45,7 +45,7 @@ COLUMNS = [
     "peak_bytes", *MEMORY, "output_sha256", "agreement", "others_cpu_s", "idle_wait_s",
     "energy_j", "preview",
     "window", "twin", "layer_classes", "audit", "session", "prompt_sha256", "served_threads",
-    "served_device", "build", "isa",
+    "served_device", "build", "isa", "released", "received_tokens",
 ]  # fmt: skip
 
 
@@ -148,12 +148,14 @@ def measured(rows: Sequence[dict], environments: Mapping[str, Mapping], run: str
            "prompt_sha256": witness.column("prompt_sha256", object),
            "agreement": witness.column("agreement", float),
            "layer_classes": served.of(lambda part: part.get("layer_classes") or {}, object),
+           "released": memory.of(lambda part: part.get("released"), object),
            "audit": parts["audit"].of(lambda part: dict(part) or None, object),
            "energy_j": parts["energy"].column("value_j", float),
            "prefill_s": raw.column("prefill_ns", float) / 1e9,
            "warmup_s": raw.of(lambda raw: sum(raw.get("warmup_s") or [np.nan]), float),
            "warmups": raw.of(lambda raw: len(raw.get("warmup_s") or ()), int),
            "_flags": row.of(lambda row: tuple(row.get("flags") or ()), object),
+           "received_tokens": witness.column("output_tokens", float),
            "_counted": witness.column("output_tokens", float),
            "_submit_ns": raw.column("submit_ns", float),
            "_point": point.of(_as_text)}

@@ -43,6 +43,11 @@ class ModelSource:
             return config_of(self.header)
         return json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
 
+    @property
+    def weight_files(self) -> tuple[Path, ...]:
+        """The GGUF file, or the folder's safetensors in the order of their names."""
+        return (self.file,) if self.file else tuple(sorted(self.folder.glob("*.safetensors")))
+
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The model's own. Raises: Missing, Unsupported, BadParams when it cannot be read."""

@@ -36,7 +36,8 @@ SMALL = {  # in the parameters cells of the copies
     "04_attention_study": {"context_lens": [32, 64], "process_runs": 2, "threads": 1,
                            "output_tokens": 2},
     "05_context_windows": {"context_lens": [64, 128, 2048], "process_runs": 2, "threads": 1,
-                           "output_tokens": 3},
+                           "output_tokens": 3, "answer_tokens": 4,
+                           "prompts": ["creative_writing", "capability_summary"]},
 }  # fmt: skip
 TOKEN = "a-token-of-this-test"
 SETTINGS = {  # quiet, and with every cell in the page, seen or not

@@ -129,6 +129,12 @@ def test_the_window_grows_when_none_was_asked_and_refuses_when_one_was():
     held.close()
 
 
+def test_a_study_of_windows_opens_each_by_its_size_and_an_option_overrules_it():
+    sizes = [loaded("builtin:tiny", **asked).served.window
+             for asked in ({"window": 512}, {"window": 512, "n_ctx": 1024})]  # fmt: skip
+    assert sizes == [512, 1024]
+
+
 def test_what_it_cannot_do_is_refused(engine):
     with pytest.raises(Unsupported, match="one row at a time"):
         next(engine.stream([IDS, IDS], 1))

@@ -288,6 +288,10 @@ def test_21_what_exceeds_the_window_is_refused_before_it_is_sent(double, ids):
     assert double.prompts == []
 
 
+def test_a_study_of_windows_opens_each_by_its_size(double):
+    assert loaded(double, window=512).served.window == 512
+
+
 def test_21_a_window_that_the_server_cut_is_refused(double):
     double.window = 2048
     with pytest.raises(Refused, match="2048 tokens where 4096 were asked"):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from llmbench.errors import BadParams
+from llmbench.errors import BadParams, StoreFailed
 from llmbench.hardware import default_threads
 from llmbench.models.source import ModelSource, find_model
 from llmbench.models.tokenizer import load_tokenizer
@@ -32,21 +32,42 @@ class Group:
     repeats: tuple[Repeat, ...]
 
 
-def plan(name: str, study: Study, shard: str = "1/1") -> tuple[Group, ...]:
+def present(study: Study) -> tuple[Study, dict[str, str]]:
+    """The study with the models that are here or can be made, and why each other one cannot.
+
+    Raises: StoreFailed when there is no room for any of them.
+    """
+    lost = {}
+    for name in study.models:
+        try:
+            find_model(name)
+        except StoreFailed as error:
+            lost[name] = error
+    if len(lost) == len(study.models):
+        raise next(iter(lost.values()))
+    kept = [name for name in study.models if name not in lost]
+    return study.model_copy(update={"models": kept}), {n: e.what for n, e in lost.items()}
+
+
+def plan(
+    name: str, study: Study, shard: str = "1/1", find: Callable[[str], ModelSource] = find_model
+) -> tuple[Group, ...]:
     """The groups of a study in the order of their value: every point once before any twice.
 
     Within a block the cells are shuffled, and within a cell the engines: engines that are compared
     take their turns next to each other in time, in random order. `shard` "2/5" is the second fifth
-    of the groups. Raises: BadParams.
+    of the groups. `find` finds a model by its name. Raises: BadParams, and what `find` raises.
     """
-    points = study_points(name, study)
+    points = study_points(name, study, find)
     runs = range(study.process_runs)
     groups = [g for run in runs for g in _process_run(study, points, run)]
     number, count = parse_shard(shard)
     return tuple(group for i, group in enumerate(groups) if i % count == number - 1)
 
 
-def study_points(name: str, study: Study) -> list[Point]:
+def study_points(
+    name: str, study: Study, find: Callable[[str], ModelSource] = find_model
+) -> list[Point]:
     """Every point of a study: models by contenders by cells."""
     asked = {"study": name, "seed": study.seed, "device": study.device}
     asked["threads"] = study.threads or default_threads()
@@ -54,7 +75,7 @@ def study_points(name: str, study: Study) -> list[Point]:
     return [
         Point(model=source.name, model_sha256=source.sha256, engine=engine,
               engine_options=options, twin=twin, **asked, **cell)
-        for source in map(find_model, study.models)
+        for source in map(find, study.models)
         for engine, options, twin in study.contenders
         for cell in CELLS[name](study, source)
     ]  # fmt: skip

@@ -38,6 +38,16 @@ def find_model(name: str) -> ModelSource:
     return ModelSource(name, folder, _sha256(tuple((p, p.stat().st_mtime_ns) for p in weights)))
 
 
+def foreseen(name: str) -> ModelSource:
+    """As `find_model`, but a `shape:` model that is not there yet is not made.
+
+    It has no sha256, and the folder that lends its tokenizer. Raises: as `find_model`.
+    """
+    if name.startswith("shape:") and shapes().bytes_to_make(name):
+        return ModelSource(name, shapes().TINY, "")
+    return find_model(name)
+
+
 def locate(name: str) -> Path:
     """The folder of the model called `name`; its files are there, their content is not read.
 

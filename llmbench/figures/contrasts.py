@@ -25,12 +25,13 @@ MARKED = {"yes": "circles", "no": "squares", "inconclusive": "diamonds", None: "
 
 def ratio_rows(told: Sequence[Told]) -> pd.DataFrame:
     """A row a claim, `COLUMNS`; empty when nothing could be compared."""
-    rows = []
+    rows, several = [], len({one.baseline for one in told}) > 1
     for one in told:
+        who = f"{one.target} / {one.baseline}" if several else one.target
         for claim in one.comparison.claims if one.comparison else ():
             named = dict(claim.group)
             size = f"{named['prompt_tokens']:,} tokens" if "prompt_tokens" in named else ""
-            what = [one.target, str(named.get("model", "")).rpartition("/")[2],
+            what = [who, str(named.get("model", "")).rpartition("/")[2],
                     METRICS[one.metric].label.lower(), size]  # fmt: skip
             rows.append((named.get("run", ""), one.target, one.baseline, one.metric,
                          ", ".join(filter(None, what)), claim.ratio, claim.low, claim.high,

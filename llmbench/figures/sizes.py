@@ -21,36 +21,53 @@ RATIO = ["run", "target", "baseline", "metric", "model", "prompt_tokens", "ratio
          "per_doubling", "per_doubling_low", "per_doubling_high", "preview"]  # fmt: skip
 SIZE = ["run", "engine", "asked", "model", "weight_bytes", "tpot_s", "low", "high", "efficiency",
         "roof_s", "exponent", "exponent_low", "exponent_high", "preview"]  # fmt: skip
+MOST_TOLD = 4  # slopes that a caption tells
 
 
 def draw_growth(told: Sequence[Told]) -> tuple[Figure, pd.DataFrame, str]:
-    """Ratio against prompt length, both axes logarithmic: a line a model, baseline and metric."""
-    found = [one for one in growth(told) if one.lengths][: style.MOST_SERIES]
-    names = _growth_names(found)
+    """Ratio in the first metric against prompt length, both logarithmic: a line a model, baseline.
+
+    Colour: baseline. Marker: model.
+    """
+    known = [one for one in growth(told) if one.lengths]
+    every = [one for one in known if one.metric == known[0].metric]
+    found = every[: style.MOST_SERIES]
+    names, models = _growth_names(found), sorted({one.model for one in found})
+    label = METRICS[found[0].metric].label.lower() if found else ""
     with matplotlib.rc_context(STYLE):
-        figure, ax = parts.axes("Prompt length (tokens)", "How many times better")
+        figure, ax = parts.axes("Prompt length (tokens)", f"Times better, {label}")
         ax.set_yscale("log")
-        for number, (one, name) in enumerate(zip(found, names, strict=True)):
+        for one, name in zip(found, names, strict=True):
             reach = [np.subtract(one.ratios, one.lows), np.subtract(one.highs, one.ratios)]
             ax.errorbar(one.lengths, one.ratios, yerr=np.clip(np.nan_to_num(reach), 0, None),
                         capsize=2, label=name, color=style.colour_of(one.baseline),
-                        **_look(number))  # fmt: skip
+                        **_look(models.index(one.model)))  # fmt: skip
         ax.axhline(1, color=style.INK, linewidth=0.6)
         data = pd.DataFrame([row for one in found for row in _growth_rows(one)], columns=RATIO)
         parts.finish(ax, data, "prompt_tokens")
-    return figure, data, " ".join(filter(None, ["Bars: 95 % intervals over process runs; colour: "
-                                                "the baseline." if found else "",
-                                                *_slopes(found)]))  # fmt: skip
+    return figure, data, " ".join([*_growth_note(found), *_some(len(found), len(every))])
 
 
 def _growth_names(found: Sequence[Growth]) -> list[str]:
-    """What differs between the lines: baseline, metric, model."""
-    parts_of = [(one.baseline, METRICS[one.metric].label.lower(), one.model) for one in found]
+    """The baseline, and the model where there are several."""
     short = model_names(one.model for one in found)
-    keep = [len({part[i] for part in parts_of}) > 1 for i in range(3)]
-    keep[0] = keep[0] or not any(keep)
-    return [", ".join(text for text, kept in zip((b, m, short[model]), keep, strict=True) if kept)
-            for b, m, model in parts_of]  # fmt: skip
+    several = len(short) > 1
+    return [f"{one.baseline}, {short[one.model]}" if several else one.baseline for one in found]
+
+
+def _growth_note(found: Sequence[Growth]) -> list[str]:
+    """How the marks are to be read, and the factors where they are few."""
+    if not found:
+        return []
+    told = [f"{name} {fixed(one.per_doubling, 3)} ({one.interval})"
+            for name, one in zip(_growth_names(found), found, strict=True)
+            if one.interval != EN]  # fmt: skip
+    factors = f"Factor for each doubling of the prompt: {'; '.join(told)}."
+    return ["Bars: 95 % intervals over process runs.", *[factors] * (0 < len(told) <= MOST_TOLD)]
+
+
+def _some(drawn: int, of: int) -> list[str]:
+    return [f"{drawn} of {of} lines are drawn; the table has all."] if drawn < of else []
 
 
 def _growth_rows(one: Growth) -> list[tuple[Any, ...]]:
@@ -60,17 +77,10 @@ def _growth_rows(one: Growth) -> list[tuple[Any, ...]]:
                                       strict=True)]  # fmt: skip
 
 
-def _slopes(found: Sequence[Growth]) -> list[str]:
-    """'Per doubling of the prompt: ollama 1.05 (1.04-1.06)', of the lines with a slope."""
-    known = [f"{name} {fixed(one.per_doubling, 3)} ({one.interval})"
-             for name, one in zip(_growth_names(found), found, strict=True)
-             if one.interval != EN]  # fmt: skip
-    return [f"Factor for each doubling of the prompt: {'; '.join(known)}."] if known else []
-
-
 def draw_sizes(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame, str]:
     """Time per token in ms against weight bytes in MiB, both logarithmic; the memory roof below."""
-    found = lines(frame)[: style.MOST_SERIES]
+    every = lines(frame)
+    found = every[: style.MOST_SERIES]
     with matplotlib.rc_context(STYLE):
         figure, ax = parts.axes("Weights as held (MiB)", "Decode time per token (ms)")
         for number, line in enumerate(found):
@@ -80,14 +90,19 @@ def draw_sizes(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame, str]:
         if found:
             _size_axes(ax, data)
         parts.empty(ax, data)
+    return figure, data, " ".join([*_size_note(found), *_some(len(found), len(every))])
+
+
+def _size_note(found: Sequence[Line]) -> list[str]:
+    """How the marks are to be read, and the exponents where they are few."""
     told = [f"{_line_name(line, found)} {fixed(line.exponent.value, 2)} "
             f"({fixed(line.exponent.low, 2)}{EN}{fixed(line.exponent.high, 2)})"
             for line in found if line.exponent.estimable]  # fmt: skip
-    note = "Bars: 95 % intervals over process runs." if found else ""
-    return figure, data, f"{note} Exponent: {'; '.join(told)}." if told else note
+    exponents = [f"Exponent: {'; '.join(told)}."] if 0 < len(told) <= MOST_TOLD else []
+    return ["Bars: 95 % intervals over process runs.", *exponents] if found else []
 
 
-def _look(number: int) -> dict[str, str]:
+def _look(number: int) -> dict[str, Any]:
     """Marker and line style of a line, by its number in the figure."""
     return {"marker": style.MARKERS[number % len(style.MARKERS)],
             "linestyle": style.LINES[number % len(style.LINES)]}  # fmt: skip

@@ -205,8 +205,11 @@ def _protocol(rows: pd.DataFrame, told: Sequence[Told]) -> list[str]:
     """What the protocol asks beside the ratios: steadiness, success, growth, sizes, devices."""
     claims = [(one, c) for one in told if one.comparison for c in one.comparison.claims]
     unsteady = [one.said(claim.variance) for one, claim in claims if claim.steady is False]
-    return [*unsteady, *protocol.success_sentences(told), *growth.growth_sentences(told),
-            *sizes.size_sentences(rows), *devices.device_sentences(rows)]  # fmt: skip
+    told_of = [unsteady, protocol.success_sentences(told), growth.growth_sentences(told),
+               sizes.size_sentences(rows), devices.device_sentences(rows)]  # fmt: skip
+    rest = sum(max(0, len(some) - MOST) for some in told_of)
+    said = [text for some in told_of for text in some[:MOST]]
+    return [*said, f"{count(rest, 'further sentence')} would repeat the tables."] if rest else said
 
 
 def _windows(rows: pd.DataFrame, key: tuple, claimed: Mapping[str, Any]) -> Section:

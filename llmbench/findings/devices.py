@@ -1,7 +1,6 @@
 """Which measured models suit an edge device: a rule with stated thresholds, fired by rows."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -76,11 +75,11 @@ class Suited:
     @property
     def why(self) -> str:
         """What keeps the rule from firing; '' when it fires."""
-        told = {False: [], None: ["preview: too few blocks for a claim"] if self.preview else []}
-        told.setdefault(self.fast, []).append(f"decodes {self.speed}")
-        memory = self.peak.view if self.small is None else f"needs {nbytes(self.peak.bytes)}"
-        told.setdefault(self.small, []).append(f"memory: {memory}")
-        return "; ".join(told[False] or told[None])
+        peak = self.peak.view if self.small is None else f"needs {nbytes(self.peak.bytes)}"
+        seen = [(self.fast, f"decodes {self.speed}"), (self.small, f"memory: {peak}")]
+        if self.preview:
+            return "; ".join(["preview: too few blocks for a claim", *(text for _, text in seen)])
+        return "; ".join(text for state, text in seen if state is not True and state is self.suits)
 
     @property
     def speed(self) -> str:
@@ -139,24 +138,28 @@ def devices_table(frame: pd.DataFrame, rule: Rule = EDGE) -> pd.DataFrame:
 
 
 def device_sentences(frame: pd.DataFrame, rule: Rule = EDGE) -> list[str]:
-    """One sentence: which models suit, which do not, and of which it cannot be said."""
-    found = suited(frame, rule)
-    if not found:
-        return []
-    short = model_names(one.model for one in found)
+    """A sentence an engine and run: which models suit, which not, of which it cannot be said."""
+    groups: dict[tuple, list[Suited]] = {}
+    for one in suited(frame, rule):
+        groups.setdefault((one.engine, one.batch_size, one.run), []).append(one)
+    return [_sentence(some, rule) for some in groups.values()]
+
+
+def _sentence(some: list[Suited], rule: Rule) -> str:
+    short = model_names(one.model for one in some)
+    alike = len({one.rows for one in some}) == 1
     heads = {True: "suited", False: "not suited", None: "cannot be said of"}
-    of = {state: [one for one in found if one.suits is state] for state in heads}
-    told = [f"{head}: {_names(short, of[state])}" for state, head in heads.items() if of[state]]
-    preview = "Preview, not a claim: " if any(one.preview for one in found) else ""
-    return [f"{preview}For an edge device by the rule ({rule.told}; on the "
-            f"machine that measured): "
-            f"{'; '.join(told)}."]  # fmt: skip
+    of = {state: [_numbers(short[one.model], one, alike) for one in some if one.suits is state]
+          for state in heads}  # fmt: skip
+    told = "; ".join(
+        f"{head}: {', '.join(of[state])}" for state, head in heads.items() if of[state]
+    )
+    preview = "Preview, not a claim: " if any(one.preview for one in some) else ""
+    each = f"; {'each ' * (len(some) > 1)}by {some[0].rows}" if alike else ""
+    return (f"{preview}{some[0].engine} for an edge device by the rule ({rule.told}, on the "
+            f"machine that measured): {told}{each}.")  # fmt: skip
 
 
-def _names(short: dict[str, str], some: Iterable[Suited]) -> str:
-    return ", ".join(f"{short[one.model]} with {one.engine} ({_numbers(one)})" for one in some)
-
-
-def _numbers(one: Suited) -> str:
-    known = one.why or f"{one.speed}, {nbytes(one.peak.bytes)}"
-    return f"{known}; {one.rows}"
+def _numbers(name: str, one: Suited, alike: bool) -> str:
+    told = one.why or f"{one.speed}, {nbytes(one.peak.bytes)}"
+    return f"{name} ({told}{'' if alike else f'; {one.rows}'})"

@@ -14,6 +14,7 @@ from llmbench.errors import BadParams
 from llmbench.record import Noun
 
 HERE = Path(__file__).parent
+TIERS = ("tier1", "tier2", "tier3", "all")
 System = Literal["S1", "S2", "S3", "S4", "S5"]
 Scalar = int | float | str
 
@@ -108,6 +109,12 @@ def model(name: str) -> CatalogModel:
         f"models: the catalog has no model {name!r}",
         how=f"did you mean {' or '.join(near)}?" if near else "llmbench/catalog.toml lists them",
     )
+
+
+def tier(name: str) -> tuple[CatalogModel, ...]:
+    """The models of one of `TIERS`, in the order of the catalog; `all` is every tier."""
+    return tuple(m for m in models().values()
+                 if m.tier is not None and name in (f"tier{m.tier}", "all"))  # fmt: skip
 
 
 @lru_cache(maxsize=1)

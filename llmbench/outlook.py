@@ -7,7 +7,7 @@ Nothing runs. Times are lower bounds from roofs measured earlier on this machine
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from llmbench import store
 from llmbench.errors import LlmbenchError
 from llmbench.hardware import Machine, Roofs, default_threads, fingerprint, machine
 from llmbench.kept_roofs import kept
+from llmbench.models import shapes
 from llmbench.models.predict import Prediction, predict
 from llmbench.models.source import peek_model
 from llmbench.pairs.power import detectable, side_sd
@@ -57,6 +58,7 @@ class Outlook:
     price_per_hour: float
     budget_minutes: float
     sees: tuple[str, ...] = ()  # which differences each comparison can see
+    no_room: tuple[str, ...] = ()  # models that cannot be made on this disk, and are left out
 
     @property
     def seconds_at_least(self) -> float | None:
@@ -78,7 +80,7 @@ class Outlook:
             " fresh processes"
         )
         unsure = {f"{p.engine} {p.model}: {p.why}" for p in self.points if p.fits is not True}
-        said += [_time(self), *self.sees, *sorted(unsure)]
+        said += [_time(self), *self.sees, *sorted(unsure), *self.no_room]
         return said
 
     def facts(self) -> dict[str, Any]:
@@ -107,7 +109,20 @@ def outlook(
         price_per_hour=loaded.price_per_hour, budget_minutes=loaded.budget_minutes,
         sees=tuple(_sees(name, study) for name, study in loaded.chosen.items()
                    if any(contender.twin for contender in study.contenders)),
+        no_room=tuple(_no_room(m for study in loaded.chosen.values() for m in study.models)),
     )  # fmt: skip
+
+
+def _no_room(models: Iterable[str]) -> Iterator[str]:
+    """The `shape:` models for which the disk has no room left when those before them are made."""
+    taken = 0
+    for name in dict.fromkeys(m for m in models if m.startswith("shape:")):
+        needed, free = shapes.bytes_to_make(name), shapes.free_bytes(name) - taken
+        if needed > max(0, free):
+            yield (f"{name}: cannot be made and is left out: it needs {nbytes(needed)} of disk, "
+                   f"{nbytes(max(0, free))} are free")  # fmt: skip
+        else:
+            taken += needed
 
 
 def _sees(name: str, study: Study) -> str:

@@ -63,6 +63,12 @@ PLATES = GROWTH | {
     "ratios": Plate(
         figures.ratios, "decode_tok_per_s", "How each contender compares with its baseline.",
         "Bars: 95 % intervals over process runs; above 1 the target is better."),
+    "ratio_growth": Plate(
+        figures.ratio_growth, "decode_tok_per_s", "Whether the advantage grows with the context.",
+        "Both axes are logarithmic; above 1 the target is better."),
+    "size_scaling": Plate(
+        figures.size_scaling, "tpot_s", "How the time per token grows with the model.",
+        "Both axes are logarithmic; dashed: the least time by the measured roof of the memory."),
     "weights": Plate(
         figures.weights, "rss_peak_bytes", "How many bytes the weights take in each form.",
         "As held in memory, scales included."),
@@ -151,6 +157,8 @@ def plates(
     drawn = {name: plate.draw(grown, fits=fits) if plate.draw is figures.prefill_scaling
              else plate.draw(grown) for name, plate in GROWTH.items()}  # fmt: skip
     drawn["ratios"] = figures.ratios(told)
+    drawn["ratio_growth"] = figures.ratio_growth(told)
+    drawn["size_scaling"] = figures.size_scaling(frame)
     drawn["weights"] = figures.weights(frame)
     drawn["attention_share"] = figures.attention_share(frame)
     return {name: figure for name, figure in drawn.items() if len(figure.data)}
@@ -184,6 +192,10 @@ def _gather(folders: Sequence[str | Path]) -> Report:
         "validation": tables.validation_table(frame),
         "comparisons": tables.ratios_table(told),
         "checks": tables.checks_table(told),
+        "protocol": tables.protocol_table(frame),
+        "growth": tables.growth_table(told),
+        "sizes": tables.sizes_table(frame),
+        "devices": tables.devices_table(frame),
         "laws": tables.laws_table(found.fits),
         "failures": tables.failures_table(frame),
         "flags": tables.flags_table(frame),

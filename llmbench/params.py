@@ -7,8 +7,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
+from llmbench import catalog
 from llmbench.errors import BadParams, LlmbenchError
 from llmbench.models.source import locate
 from llmbench.record import Noun
@@ -50,11 +51,34 @@ def _one_line(text: str) -> str:
     return text
 
 
+FORMS = {"shape": "name", "ollama": "ollama_tag", "hf": "hf_id"}  # of the models of a tier
+
+
+def tier_models(name: str) -> list[str]:
+    """The models behind `shape:tier1`, `ollama:all` …, in that form; a model's name is itself."""
+    form, _, tier = name.partition(":")
+    if form not in FORMS or tier not in catalog.TIERS:
+        return [name]
+    return [f"{form}:{getattr(model, FORMS[form])}" for model in catalog.tier(tier)]
+
+
 def _model_name(name: str) -> str:
-    try:
-        locate(name)
-    except LlmbenchError as error:
-        raise ValueError(f"is no model that can be used here; {error.how}") from None
+    """`name` when it, or every model of the tier it names, is one. Raises: ValueError."""
+    lost = {}
+    for model in tier_models(name):
+        try:
+            locate(model)
+        except LlmbenchError as error:
+            lost[model] = error
+    if name in lost:
+        bare = name in catalog.TIERS
+        how = f"a tier has a form: {', '.join(f'{form}:{name}' for form in FORMS)}" if bare else (
+            lost[name].how)  # fmt: skip
+        raise ValueError(f"is no model that can be used here; {how}")
+    if lost:
+        told = "; ".join(f"{model} ({error.what.removeprefix('models: ')})"
+                         for model, error in lost.items())  # fmt: skip
+        raise ValueError(f"names models that cannot be used here: {told}")
     return name
 
 
@@ -116,6 +140,12 @@ class Study(Noun):
     def options_of(self, engine: str) -> dict[str, Any]:
         """The options asked of `engine`."""
         return self.engine_options.get(engine, {})
+
+    @field_validator("models", mode="after")
+    @classmethod
+    def _each_of_a_tier(cls, names: list[str]) -> list[str]:
+        """Every model by its own name: `shape:tier1` stands for those of that tier."""
+        return [model for name in names for model in tier_models(name)]
 
     @model_validator(mode="after")
     def _no_doubles(self) -> "Study":

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from llmbench.errors import BadParams
+from llmbench.errors import BadParams, StoreFailed
 from llmbench.hardware import default_threads
 from llmbench.models.source import ModelSource, find_model
 from llmbench.params import (
@@ -33,6 +33,23 @@ class Group:
     process_run: int
     model: str
     repeats: tuple[Repeat, ...]
+
+
+def present(study: Study) -> tuple[Study, dict[str, str]]:
+    """The study with the models that are here or can be made, and why each other one cannot.
+
+    Raises: StoreFailed when there is no room for any of them.
+    """
+    lost = {}
+    for name in study.models:
+        try:
+            find_model(name)
+        except StoreFailed as error:
+            lost[name] = error
+    if len(lost) == len(study.models):
+        raise next(iter(lost.values()))
+    kept = [name for name in study.models if name not in lost]
+    return study.model_copy(update={"models": kept}), {n: e.what for n, e in lost.items()}
 
 
 def plan(

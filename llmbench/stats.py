@@ -127,6 +127,16 @@ def median_interval(values: Iterable[float], confidence: float = 0.95) -> Interv
     return quantile_interval(values, 0.5, confidence)
 
 
+def mean_interval(values: Iterable[float], confidence: float = 0.95) -> Interval:
+    """The mean with Student's interval; it needs two values, which should be roughly normal."""
+    known = np.asarray(list(values), float)
+    n, mean = len(known), float(known.mean()) if len(known) else math.nan
+    if n < 2:
+        return Interval(mean, math.nan, math.nan, n, confidence, False, f"not estimable: n={n}")
+    reach = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * known.std(ddof=1) / math.sqrt(n)
+    return Interval(mean, mean - reach, mean + reach, n, confidence, True)
+
+
 @lru_cache(maxsize=4096)
 def early_stopping(p: float, over_limit: int, confidence: float = 0.99) -> int:
     """Queries needed so that the p-quantile surely keeps a limit that `over_limit` of them broke.

@@ -11,7 +11,7 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
@@ -22,7 +22,7 @@ from llmbench.errors import BadParams, Held, StudyFailed
 from llmbench.hardware import Roofs, default_threads, environment, fingerprint, machine
 from llmbench.kept_roofs import keep, kept
 from llmbench.params import Study, make_study, study_kind
-from llmbench.points import Group, plan
+from llmbench.points import Group, plan, present
 from llmbench.progress import Progress
 from llmbench.record import (
     SETTLED,
@@ -55,6 +55,7 @@ class Run:
     measured: int  # planned repeats that have a record of now
     statuses: dict[str, int]  # of these
     deferred: int  # left for lack of time; the same command goes on
+    left_out: dict[str, str] = field(default_factory=dict)  # models with no room here, and why
 
     @property
     def complete(self) -> bool:
@@ -70,7 +71,8 @@ class Run:
                 kept=f"{self.settled} records in {self.folder.name}/records",
                 how="the same command tries them again; `llmbench status` shows why",
             )
-        print(f"complete: {self.settled} of {self.planned} repeats, {self.deferred} deferred")
+        out = f"; left out: {', '.join(self.left_out)}" if self.left_out else ""
+        print(f"complete: {self.settled} of {self.planned} repeats, {self.deferred} deferred{out}")
 
 
 def measure(name: str, *, shard: str = "", outputs: Path | None = None, **fields: Any) -> Run:
@@ -85,6 +87,7 @@ def measure(name: str, *, shard: str = "", outputs: Path | None = None, **fields
 def measure_study(name: str, study: Study, *, shard: str = "", outputs: Path | None = None) -> Run:
     """`measure` for a study that is already validated."""
     check_options(study)
+    study, left_out = present(study)
     groups = plan(name, study, shard or os.environ.get("LLMBENCH_SHARD", "1/1"))
     run_id = study.run_id or default_run_id(name, groups)
     folder = store.create_run(run_id, outputs)
@@ -94,12 +97,13 @@ def measure_study(name: str, study: Study, *, shard: str = "", outputs: Path | N
         done = store.finished(folder, fingerprint(machine()))
         left = [g for g in (_without(group, done) for group in groups) if g.repeats]
         sweep = _Sweep(name, study, folder, total=sum(len(g.repeats) for g in left))
-        _note(_summary(run_id, folder, name, groups, done, sweep))  # `status` can tell from here on
+        told = (run_id, folder, name, groups, done, sweep, left_out)
+        _note(_summary(*told))  # `status` can tell from here on
         if left:
             threads = left[0].repeats[0].point.threads
             sweep.environment = store.add_environment(folder, _described(folder, threads))
             sweep.run(left)
-        run = _summary(run_id, folder, name, groups, done, sweep)
+        run = _summary(*told)
         _note(run)
     return run
 
@@ -326,7 +330,8 @@ def _probe(threads: int) -> dict[str, Any]:
 def _note(run: Run) -> None:
     """Keep the counts of this study in status.json, with the command that goes on."""
     noted = store.status(run.folder)
-    counted = {"planned": run.planned, "settled": run.settled, "deferred": run.deferred}
+    counted = {"planned": run.planned, "settled": run.settled, "deferred": run.deferred,
+               "left_out": run.left_out}  # fmt: skip
     folder = Path(os.path.relpath(run.folder))  # a path that others can use too, where there is one
     folder = run.folder if ".." in folder.parts else folder
     words = ["llmbench", "measure", folder / "params.yaml", "--only", run.study]
@@ -337,7 +342,13 @@ def _note(run: Run) -> None:
 
 
 def _summary(
-    run_id: str, folder: Path, name: str, groups: tuple[Group, ...], done: set[str], sweep: _Sweep
+    run_id: str,
+    folder: Path,
+    name: str,
+    groups: tuple[Group, ...],
+    done: set[str],
+    sweep: _Sweep,
+    left_out: dict[str, str],
 ) -> Run:
     keys = {repeat.key for group in groups for repeat in group.repeats}
     now = {key: status for key, status in sweep.statuses.items() if key in keys}
@@ -351,4 +362,5 @@ def _summary(
         measured=len(now),
         statuses=dict(Counter(now.values())),
         deferred=sweep.deferred,
+        left_out=left_out,
     )

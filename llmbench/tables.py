@@ -8,10 +8,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from llmbench import findings, stats, store
+from llmbench import findings, pairs, store
 from llmbench.findings import Fit, Told
 from llmbench.findings.circumstances import FLAGS, STATUSES, lost_sizes
 from llmbench.findings.numbers import (
@@ -20,6 +19,7 @@ from llmbench.findings.numbers import (
     METRICS,
     SERIES,
     SERVED,
+    count,
     engine_names,
     fixed,
     quantity,
@@ -30,8 +30,11 @@ from llmbench.findings.windows import doublings
 from llmbench.pairs import Claim
 from llmbench.units import nbytes, per_second
 
-TAILS = (0.95, 0.99)
 SHOWN = ("prefill_s", "tpot_s", "decode_tok_per_s", "rss_peak_bytes")
+GATE = f"Below {100 * pairs.STEADY_CV:g} %"
+STATES = {True: "yes", False: "no", None: "cannot be said"}
+PREVIEW = "preview"  # what the cell of a row that is no more than that says
+OUTCOMES = STATUSES | {"ok": "measured", PREVIEW: f"measured ({PREVIEW})"}
 NOT_ESTIMABLE = EN  # in place of an interval
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would run
 MARKDOWN = re.compile(r"([\\`*_\[\]<>|~$])")
@@ -44,8 +47,8 @@ def scaling_table(frame: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame({"Engine": names, "Model": cells["model"],
                           "Batch (rows)": cells["batch_size"],
                           "Prompt (tokens)": cells["context_len"],
-                          "Outcome": cells["status"].map(lambda s: STATUSES.get(s, s)).replace(
-                              "ok", "measured")})  # fmt: skip
+                          "Outcome": cells["status"].map(lambda s: OUTCOMES.get(s, s))}
+                         )  # fmt: skip
     for metric, summary in summaries(frame, SHOWN).items():
         known = cells[CELL].merge(summary, on=CELL, how="left")
         if metric == SHOWN[0]:
@@ -82,7 +85,8 @@ def _asked(claim: Claim) -> str:
 def ratios_table(told: Iterable[Told]) -> pd.DataFrame:
     """A row a claim: ratio, interval, noise floor, verdict; or why it cannot be compared."""
     columns = ["Target", "Baseline", "Metric", "Model", "Prompt", "Ratio", "95 % interval",
-               "Noise floor", "At least", "Verdict", "Process runs", "Blocks"]  # fmt: skip
+               "Noise floor", "At least", "Verdict", "Process runs", "Blocks",
+               "CV of ratios", "CV of target, baseline", GATE, "Success"]  # fmt: skip
     rows = []
     for one in told:
         named = dict.fromkeys(columns, "") | {
@@ -111,45 +115,39 @@ def _claim(claim: Claim) -> dict[str, Any]:
         "Noise floor": f"{100 * floor:.1f} %" if known else "not known",
         "Process runs": claim.process_runs, "Blocks": claim.blocks,
         "Verdict": f"{verdict} (preview)" if claim.preview else verdict,
+        "CV of ratios": _percent(claim.cv),
+        "CV of target, baseline": ", ".join(map(_percent, claim.cv_sides)),
+        GATE: STATES[claim.steady], "Success": STATES[claim.met],
     }  # fmt: skip
 
 
+def _percent(share: float) -> str:
+    return f"{fixed(100 * share, 1)} %"
+
+
 def tails_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row an engine, model and kind of prompt: how long whole answers take in the worst case.
-
-    Percentiles are those of the repeats at hand, and say nothing of others: repeats of one process
-    resemble each other. `within` is a limit that all repeats of so many of all process runs keep,
-    with 99 % confidence. Jitter is the standard deviation of the gaps between tokens.
-    """
-    rows = shown(frame)
-    exact = rows["context_len"].map("{:,} tokens".format)
-    rows = rows.assign(who=engine_names(rows.assign(prompt="")),
-                       asked=exact.where(rows["prompt"] == "exact", "named texts"))  # fmt: skip
-    keys = [name for name in SERIES if name != "prompt"]
-    made = []
-    for _, some in rows.groupby([*keys, "batch_size", "asked"], sort=True, dropna=False):
-        times, first = some["e2e_s"].dropna(), some.iloc[0]
-        worst = some.groupby("process_run")["e2e_s"].max().dropna()
-        gaps = np.concatenate(some["itl_s"].tolist())
-        row = {"Engine": first["who"], "Model": first["model"],
-               "Batch (rows)": first["batch_size"], "Prompt": first["asked"],
-               "Process runs": len(worst), "Repeats": len(times)}  # fmt: skip
-        row |= {f"P{100 * q:.0f} (ms)": _observed(times, q) for q in (0.5, *TAILS)}
-        row |= {f"{100 * q:.0f} % of process runs within (ms)": _limit(worst, q) for q in TAILS}
-        row["Jitter (ms)"] = fixed(1e3 * gaps.std(ddof=1), 2) if len(gaps) > 1 else ""
-        made.append(row)
-    return pd.DataFrame(made)
+    """A row an engine, model and kind of prompt: how long whole answers take in the worst case."""
+    return findings.protocol.tails_table(frame)
 
 
-def _observed(times: pd.Series, quantile: float) -> str:
-    """The percentile of these times in ms, where even independent ones would bound it."""
-    found = stats.quantile_interval(times, quantile)
-    return fixed(1e3 * found.value, 1) if found.estimable else found.note
+def protocol_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row an engine, model and kind of prompt: every metric that the protocol asks for."""
+    return findings.protocol.protocol_table(frame)
 
 
-def _limit(worst: pd.Series, quantile: float) -> str:
-    bound = stats.tail_bound(worst, quantile)
-    return f"≤ {fixed(1e3 * bound.value, 1)}" if bound.estimable else bound.note
+def growth_table(told: Iterable[Told]) -> pd.DataFrame:
+    """A row a ratio that was asked at several lengths: whether it grows with them."""
+    return findings.growth.growth_table(told)
+
+
+def sizes_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row a size of an engine's models: time per token, bytes per second, share of the best."""
+    return findings.sizes.sizes_table(frame)
+
+
+def devices_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row a model and engine: whether it suits an edge device by the rule, and why not."""
+    return findings.devices.devices_table(frame)
 
 
 def validation_table(frame: pd.DataFrame) -> pd.DataFrame:
@@ -222,13 +220,26 @@ def flags_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def write(table: pd.DataFrame, folder: Path, name: str) -> list[Path]:
-    """Write NAME.csv, NAME.md and NAME.tex (needs booktabs, T1 fonts); values escaped for each."""
+    """Write NAME.csv, NAME.md and NAME.tex (needs booktabs, T1 fonts); values escaped for each.
+
+    The last is for a paper: rows that are no more than a preview stay out of it, and are counted.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {"csv": csv(table), "md": markdown(table), "tex": latex(table)}
+    paper = published(table)
+    out = len(table) - len(paper)
+    note = f"% left out, as no more than a preview: {count(out, 'row')}\n" if out else ""
+    texts = {"csv": csv(table), "md": markdown(table), "tex": note + latex(paper)}
     paths = [folder / f"{name}.{kind}" for kind in texts]
     for path, text in zip(paths, texts.values(), strict=True):
         store.snapshot(path, text.encode())
     return paths
+
+
+def published(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows that a paper may show: those of which no cell of words says that it is a preview."""
+    told = [name for name in ("Outcome", "Verdict", "Label") if name in table]
+    marked = table[told].map(lambda value: PREVIEW in str(value)).any(axis=1)
+    return table[~marked.astype(bool)].reset_index(drop=True)
 
 
 def csv(table: pd.DataFrame) -> str:
@@ -259,8 +270,11 @@ def _line(value: Any) -> str:
 
 
 def _cells(frame: pd.DataFrame) -> pd.DataFrame:
-    """Every cell that was tried: `status` is `ok`, or why none of its repeats is counted."""
-    measured = shown(frame)[CELL].drop_duplicates().assign(status="ok")
+    """Every cell that was tried: `status` is `ok`, `preview`, or why no repeat is counted."""
+    measured = shown(frame)[[*CELL, "preview"]].drop_duplicates().sort_values("preview")
+    measured = measured.drop_duplicates(CELL, keep="last")
+    early = measured.pop("preview").astype(bool)
+    measured["status"] = early.map({False: "ok", True: PREVIEW})
     done = frame[frame["status"] == "ok"].fillna(dict.fromkeys(SERVED, ""))
     flags = done.groupby(CELL, sort=False)["flags"].agg(
         lambda of: sorted({f for s in of for f in s})

@@ -28,6 +28,14 @@ def test_every_model_of_each_system_is_there() -> None:
     assert of("S5") == {"llama-2-7b", "granite-7b-instruct"}
 
 
+def test_the_tiers_are_those_of_the_mission() -> None:
+    tags = [[model.ollama_tag for model in catalog.tier(name)] for name in catalog.TIERS]
+    assert [len(some) for some in tags] == [3, 4, 3, 10]
+    assert set(tags[0]) == {"smollm:135m", "qwen2.5:0.5b", "qwen2.5:1.5b"}
+    assert set(tags[3]) == TAGS == {tag for some in tags[:3] for tag in some}
+    assert catalog.tier("tier4") == ()
+
+
 def test_tiers_are_three_four_and_three() -> None:
     tiers = [catalog.models()[name].tier for name in of("S4")]
     assert [tiers.count(tier) for tier in (1, 2, 3)] == [3, 4, 3]

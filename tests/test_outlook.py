@@ -7,6 +7,7 @@ import pytest
 import llmbench
 from llmbench import kept_roofs, store
 from llmbench.hardware import Roofs, environment, fingerprint, machine
+from llmbench.models import shapes
 from llmbench.pairs.power import side_sd, simulated
 
 TEXT = """
@@ -82,6 +83,20 @@ def test_what_will_not_fit_is_said_with_the_reason(params, tmp_path):
     )
     assert [p.fits for p in plan.points] == [False]
     assert any("does not fit" in line for line in plan.sentences())
+
+
+def test_nothing_is_made_and_what_no_disk_could_hold_is_said(params, tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(shapes, "free_bytes", lambda name: 2 * 10**9)
+    models = "[shape:qwen2.5-0.5b, shape:smollm-135m, shape:qwen2.5-1.5b, shape:llama-3.1-8b]"
+    plan = llmbench.plan(params, [f"scaling.models={models}"], outputs=tmp_path)
+    lost = [line for line in plan.sentences() if "cannot be made and is left out" in line]
+    assert [line.partition(": cannot")[0] for line in lost] == [
+        "shape:qwen2.5-1.5b", "shape:llama-3.1-8b"
+    ]  # fmt: skip
+    assert "needs 15.0 GiB of disk" in lost[1]
+    assert len({p.model for p in plan.points}) == 4
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_planted_law_is_not_predicted(params, tmp_path):

@@ -144,3 +144,43 @@ def test_study_from_python():
         make_study("scaling", {"block": 3})
     with pytest.raises(BadParams, match="did you mean 'scaling'"):
         make_study("scalling", {})
+
+
+def test_a_tier_stands_for_its_models_in_the_form_that_is_asked(tmp_path):
+    asked = {"models": ["builtin:tiny", "shape:tier1"]}
+    study = make_study("ollama_comparison", asked)
+    assert study.models == [
+        "builtin:tiny", "shape:smollm-135m", "shape:qwen2.5-0.5b", "shape:qwen2.5-1.5b"
+    ]  # fmt: skip
+    assert make_study("ollama_comparison", study.model_dump()) == study
+    said = faults_of(tmp_path, "studies:\n  scaling:\n    models: [shape:smollm-135m, shape:tier1]")
+    assert "names a value twice" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [("ollama:tier1", ["ollama:smollm:135m", "ollama:qwen2.5:0.5b", "ollama:qwen2.5:1.5b"]),
+     ("hf:tier3", ["hf:meta-llama/Llama-3.1-8B-Instruct", "hf:Qwen/Qwen2.5-7B-Instruct",
+                   "hf:mistralai/Mistral-7B-Instruct-v0.3"]),
+     ("shape:all", ["shape:gemma-2-2b"])],
+)  # fmt: skip
+def test_each_model_of_a_tier_that_cannot_be_had_is_refused_by_name(
+    tmp_path, monkeypatch, name, named
+):
+    def locate(model):
+        if model in named:
+            raise BadParams(f"models: {model} is not here")
+
+    monkeypatch.setattr("llmbench.params.locate", locate)
+    said = faults_of(
+        tmp_path, f"studies:\n  scaling:\n    models:\n    - builtin:tiny\n    - {name}"
+    )
+    assert "p.yaml:5: studies.scaling.models[1]" in said
+    assert all(f"{model} ({model} is not here)" in said for model in named)
+    assert said.count("is not here") == len(named)
+
+
+def test_a_tier_without_a_form_is_told_its_forms(tmp_path):
+    said = faults_of(tmp_path, "studies:\n  scaling:\n    models: [tier1]")
+    assert "shape:tier1, ollama:tier1, hf:tier1" in said
+    assert "shape:tier4" in faults_of(tmp_path, "studies:\n  scaling:\n    models: [shape:tier4]")

@@ -8,8 +8,10 @@ import psutil
 import pytest
 
 from llmbench import store
-from llmbench.errors import BadParams, StudyFailed
+from llmbench.errors import BadParams, StoreFailed, StudyFailed
+from llmbench.findings import about, circumstances
 from llmbench.hardware import environment
+from llmbench.models import shapes
 from llmbench.models.source import find_model
 from llmbench.sweep import describe_machine, measure, status
 from llmbench.turns import Patience
@@ -48,6 +50,20 @@ def test_every_planned_repeat_once_and_nothing_the_second_time(outputs):
 def test_a_larger_plan_measures_only_what_is_new(outputs):
     run(outputs)
     assert run(outputs, context_lens=[10, 20, 30, 40]).measured == 2
+
+
+def test_a_model_without_room_on_the_disk_is_left_out_and_the_others_are_measured(
+    outputs, monkeypatch
+):
+    monkeypatch.setenv("LLMBENCH_CACHE", str(outputs / "cache"))
+    monkeypatch.setattr(shapes, "free_bytes", lambda name: 10**8)
+    done = run(outputs, models=["shape:llama-3.1-8b", "builtin:tiny"])
+    assert (done.measured, done.complete, list(done.left_out)) == (6, True, ["shape:llama-3.1-8b"])
+    (said,) = circumstances.deferred([about(outputs / "r")])
+    assert said.startswith("shape:llama-3.1-8b was left out of scaling in r: models: ")
+    assert "MiB of disk" in said
+    with pytest.raises(StoreFailed, match="MiB of disk"):
+        run(outputs, models=["shape:llama-3.1-8b"])
 
 
 def test_another_machine_measures_again(outputs, monkeypatch):

@@ -45,6 +45,7 @@ def claims(found: Any) -> None:
     """Each claim with its tails, then the checks, once where all claims share them."""
     for claim in found.claims:
         click.echo(claim.sentence)
+        click.echo(claim.variance)
         kept = {name: [tail for tail in claim.tails if tail.name == name]
                 for name in (claim.target, claim.baseline)}  # fmt: skip
         if claim.tails:

@@ -14,13 +14,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from llmbench import findings
-from llmbench.figures import contrasts, parts, style
+from llmbench.figures import contrasts, parts, sizes, style
 from llmbench.figures.style import ENGINE_COLOURS as ENGINE_COLOURS
 from llmbench.figures.style import STYLE
 from llmbench.findings import Fit, Told
 from llmbench.findings.numbers import CELL, METRICS, count, series_names, shown
 
 SHOWN_PX = 460  # width of a figure in a notebook, whose own letters are about as large then
+PREVIEW = "preview: too few blocks or process runs for a claim"
 MOST_STRIPS = 3  # series in one distribution
 
 
@@ -67,7 +68,8 @@ def throughput(frame: pd.DataFrame) -> Drawn:
         parts.from_zero(ax)
         parts.finish(ax, data, "batch_size")
     some = f"The shortest and the longest of {len(lengths)} prompt lengths are drawn."
-    return _drawn(figure, data, some if len(lengths) > 2 else "")
+    note = some if len(lengths) > 2 else ""
+    return _drawn(figure, data, note, preview=_early(frame))
 
 
 def memory_growth(frame: pd.DataFrame) -> Drawn:
@@ -80,7 +82,7 @@ def memory_growth(frame: pd.DataFrame) -> Drawn:
         parts.from_zero(ax)
         data = parts.censored(ax, data, frame)
         parts.finish(ax, data, "context_len")
-    return _drawn(figure, data)
+    return _drawn(figure, data, preview=_early(frame))
 
 
 def distribution(frame: pd.DataFrame, metric: str = "prefill_s") -> Drawn:
@@ -104,12 +106,25 @@ def distribution(frame: pd.DataFrame, metric: str = "prefill_s") -> Drawn:
                      f"{far['deviation_percent'].abs().max():,.0f} %.")  # fmt: skip
     if len(names) > MOST_STRIPS:
         notes.append(f"{MOST_STRIPS} of {len(names)} series are drawn.")
-    return _drawn(figure, data, " ".join(notes))
+    return _drawn(figure, data, " ".join(notes), preview=_early(frame))
 
 
 def ratios(told: Sequence[Told]) -> Drawn:
     """The ratio of every claim with its interval, the noise floor behind it."""
-    return _drawn(*contrasts.draw_ratios(told))
+    figure, data, note = contrasts.draw_ratios(told)
+    return _drawn(figure, data, note, preview=data["preview"].any())
+
+
+def ratio_growth(told: Sequence[Told]) -> Drawn:
+    """The ratio of each comparison against the length of the prompt, with its intervals."""
+    figure, data, note = sizes.draw_growth(told)
+    return _drawn(figure, data, note, preview=data["preview"].any())
+
+
+def size_scaling(frame: pd.DataFrame) -> Drawn:
+    """Decode time per token in ms against weight bytes, a line an engine, and the memory roof."""
+    figure, data, note = sizes.draw_sizes(frame)
+    return _drawn(figure, data, note, preview=data["preview"].any())
 
 
 def weights(frame: pd.DataFrame) -> Drawn:
@@ -119,15 +134,28 @@ def weights(frame: pd.DataFrame) -> Drawn:
 
 def attention_share(frame: pd.DataFrame) -> Drawn:
     """Attention's share of the prefill in % against prompt length."""
-    return _drawn(*contrasts.draw_share(frame))
+    figure, data, note = contrasts.draw_share(frame)
+    early = _early(frame[frame["study"] == "attention"])
+    return _drawn(figure, data, note, preview=early)
 
 
-def _drawn(figure: Figure, data: pd.DataFrame, note: str = "") -> Drawn:
-    """The figure with its layout settled, so that it is the same however often it is saved."""
+def _drawn(figure: Figure, data: pd.DataFrame, note: str = "", *, preview: bool = False) -> Drawn:
+    """The figure with its layout settled, so that it is the same however often it is saved.
+
+    One that shows a preview says so in itself and in its note, wherever it is pasted.
+    """
     with matplotlib.rc_context(STYLE):
+        if preview and len(data):
+            figure.suptitle(PREVIEW, x=0.99, ha="right", fontsize=8, style="italic")
+            note = f"P{PREVIEW[1:]}. {note}".rstrip()
         figure.draw_without_rendering()
     figure.set_layout_engine("none")
     return Drawn(figure, data, note)
+
+
+def _early(frame: pd.DataFrame) -> bool:
+    """Whether a row that may be drawn is no more than a preview."""
+    return bool(shown(frame)["preview"].any())
 
 
 def _growth(
@@ -150,7 +178,7 @@ def _growth(
             parts.from_zero(ax)
         data = parts.censored(ax, data, frame)
         parts.finish(ax, data, "context_len")
-    return _drawn(figure, data)
+    return _drawn(figure, data, preview=_early(frame))
 
 
 # -- files -----------------------------------------------------------------------------------------

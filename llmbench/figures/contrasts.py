@@ -18,23 +18,25 @@ from llmbench.findings.validation import validation_rows
 
 ROW_IN = 0.36  # height of one claim
 COLUMNS = ["run", "target", "baseline", "metric", "claim", "ratio", "low", "high", "noise_floor",
-           "at_least", "verdict"]  # fmt: skip
+           "at_least", "verdict", "preview"]  # fmt: skip
 MARKS = {"yes": "o", "no": "s", "inconclusive": "D", None: "x"}
 MARKED = {"yes": "circles", "no": "squares", "inconclusive": "diamonds", None: "crosses"}
 
 
 def ratio_rows(told: Sequence[Told]) -> pd.DataFrame:
     """A row a claim, `COLUMNS`; empty when nothing could be compared."""
-    rows = []
+    rows, several = [], len({one.baseline for one in told}) > 1
     for one in told:
+        who = f"{one.target} / {one.baseline}" if several else one.target
         for claim in one.comparison.claims if one.comparison else ():
             named = dict(claim.group)
             size = f"{named['prompt_tokens']:,} tokens" if "prompt_tokens" in named else ""
-            what = [one.target, str(named.get("model", "")).rpartition("/")[2],
+            what = [who, str(named.get("model", "")).rpartition("/")[2],
                     METRICS[one.metric].label.lower(), size]  # fmt: skip
             rows.append((named.get("run", ""), one.target, one.baseline, one.metric,
                          ", ".join(filter(None, what)), claim.ratio, claim.low, claim.high,
-                         claim.noise_floor, claim.at_least, claim.verdict))  # fmt: skip
+                         claim.noise_floor, claim.at_least, claim.verdict,
+                         claim.preview and np.isfinite(claim.ratio)))  # fmt: skip
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -54,7 +56,8 @@ def draw_ratios(told: Sequence[Told]) -> tuple[Figure, pd.DataFrame, str]:
                 _forest_line(ax, place, claim)
             else:
                 _at_left(ax, place, "no ratio", va="center", style="italic")
-            _at_left(ax, place - 0.3, claim.claim, va="bottom")
+            preview = " (preview)" if claim.preview else ""
+            _at_left(ax, place - 0.3, f"{claim.claim}{preview}", va="bottom")
         ax.axvline(1, color=style.INK, linewidth=0.6)
         for bar in sorted(set(data["at_least"]) - {1.0}):
             ax.axvline(bar, color=style.INK, linewidth=0.8, linestyle=(0, (4, 2)))

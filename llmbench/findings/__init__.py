@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from llmbench import laws, metrics, stats
-from llmbench.findings import circumstances
+from llmbench.findings import circumstances, devices, growth, protocol, sizes
 from llmbench.findings.circumstances import About, about, describe, machine_sentences
 from llmbench.findings.comparisons import ACROSS, Told, comparisons, declared, share_sentences
 from llmbench.findings.numbers import (
@@ -192,13 +192,24 @@ def _compared(rows: pd.DataFrame, key: tuple, claimed: Mapping[str, Any]) -> Sec
     run, fingerprint, study = key
     told = comparisons(rows, declared=claimed)
     sentences = [text for one in told for text in one.sentences]
-    sentences += share_sentences(rows) if study == "attention" else []
     answers = sentences or ["Nothing was compared: no engine was measured twice (A/A pair)."]
+    answers += share_sentences(rows) if study == "attention" else _protocol(rows, told)
     if study == "attention" and told and told[0].comparison:
         answers.insert(0, answers.pop(len(told[0].sentences) - 1))  # the longest prompt answers
     most = 1 if study == "attention" else 3
     place = f"run {run}, machine {fingerprint}"
     return Section(TITLES[study], place, tuple(answers[:most]), tuple(answers[most:]))
+
+
+def _protocol(rows: pd.DataFrame, told: Sequence[Told]) -> list[str]:
+    """What the protocol asks beside the ratios: steadiness, success, growth, sizes, devices."""
+    claims = [(one, c) for one in told if one.comparison for c in one.comparison.claims]
+    unsteady = [one.said(claim.variance) for one, claim in claims if claim.steady is False]
+    told_of = [unsteady, protocol.success_sentences(told), growth.growth_sentences(told),
+               sizes.size_sentences(rows), devices.device_sentences(rows)]  # fmt: skip
+    rest = sum(max(0, len(some) - MOST) for some in told_of)
+    said = [text for some in told_of for text in some[:MOST]]
+    return [*said, f"{count(rest, 'further sentence')} would repeat the tables."] if rest else said
 
 
 def _windows(rows: pd.DataFrame, key: tuple, claimed: Mapping[str, Any]) -> Section:

@@ -139,13 +139,15 @@ def machine_sentences(environment: Mapping[str, Any]) -> list[str]:
 
 
 def deferred(abouts: Iterable[About]) -> tuple[str, ...]:
-    """A sentence for each study of which a part was left for lack of time."""
+    """A sentence for each study of which a part was left for lack of time or of disk."""
     lines = []
     for about in abouts:
         for study, counted in about.status.get("studies", {}).items():
             if counted.get("deferred"):
                 of = f"{counted['deferred']:,} of {counted['planned']:,} repeats of {study}"
                 lines.append(f"{of} in {about.name} were deferred for lack of time.")
+            lines += [f"{model} was left out of {study} in {about.name}: {why}."
+                      for model, why in counted.get("left_out", {}).items()]  # fmt: skip
     return tuple(lines)
 
 

@@ -37,9 +37,12 @@ class Told:
         if self.comparison is None:
             return [f"{METRICS[self.metric].label} of {self.target} and {self.baseline} cannot be "
                     f"compared: {self.why_not}"]  # fmt: skip
+        return [self.said(claim.sentence) for claim in self.comparison.claims]
+
+    def said(self, sentence: str) -> str:
+        """The sentence of a claim with the metric's name for people."""
         label = METRICS[self.metric].label.lower()
-        return [claim.sentence.replace(f" in {self.metric} ", f" in {label} ")
-                for claim in self.comparison.claims]  # fmt: skip
+        return sentence.replace(f" in {self.metric} ", f" in {label} ")
 
 
 def declared(abouts: Iterable[About]) -> dict[str, dict[str, Any]]:

@@ -43,7 +43,7 @@ COLUMNS = [
     "load_s", "ttft_s", "prefill_s", "tpot_s", "e2e_s", "warmups", "warmup_s", "itl_s",
     "prefill_tok_per_s", "decode_tok_per_s", "mbu", "mfu", "machine_busy_share", "kv_read_bytes",
     "peak_bytes", *MEMORY, "output_sha256", "agreement", "others_cpu_s", "idle_wait_s",
-    "energy_j", "preview",
+    "energy_j", "energy_window_s", "energy_reason", "preview",
     "window", "twin", "layer_classes", "audit", "session", "prompt_sha256", "served_threads",
     "served_device", "build", "isa", "released", "received_tokens",
 ]  # fmt: skip
@@ -151,6 +151,8 @@ def measured(rows: Sequence[dict], environments: Mapping[str, Mapping], run: str
            "released": memory.of(lambda part: part.get("released"), object),
            "audit": parts["audit"].of(lambda part: dict(part) or None, object),
            "energy_j": parts["energy"].column("value_j", float),
+           "energy_window_s": parts["energy"].column("window_s", float),
+           "energy_reason": parts["energy"].column("reason", object),
            "prefill_s": raw.column("prefill_ns", float) / 1e9,
            "warmup_s": raw.of(lambda raw: sum(raw.get("warmup_s") or [np.nan]), float),
            "warmups": raw.of(lambda raw: len(raw.get("warmup_s") or ()), int),

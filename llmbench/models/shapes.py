@@ -28,6 +28,7 @@ FAMILIES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM",
             "mistral": "MistralForCausalLM"}  # fmt: skip
 TINY = Path(__file__).parent / "builtin" / "tiny"  # lends its tokenizer
 CHUNK = 1 << 22  # weights made at a time
+SPARE = 64 << 20  # bytes of disk that are left free
 LLAMA3 = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 8192}  # of Llama 3.2  # fmt: skip
 
@@ -72,7 +73,7 @@ def make_shape(name: str) -> Path:
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _check_room(folder.parent, tensors_of(found), name)
+        _check_room(name)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as making:
             write_shape(Path(making), name, found)
             os.chmod(making, 0o755)
@@ -229,9 +230,21 @@ def _plain(name: str) -> str:
     return catalog.model(name.removeprefix("shape:")).name
 
 
-def _check_room(place: Path, made: list[Tensor], name: str) -> None:
-    needed = 2 * sum(tensor.size for tensor in made) + (64 << 20)
-    free = shutil.disk_usage(place).free
+def bytes_to_make(name: str) -> int:
+    """Bytes of disk that making `shape:<name>` takes; 0 when it is there. Raises: as making it."""
+    if (shape_folder(name) / "model.safetensors").is_file():
+        return 0
+    return 2 * sum(tensor.size for tensor in tensors_of(shape_architecture(name))) + SPARE
+
+
+def free_bytes(name: str) -> int:
+    """Bytes that are free where `shape:<name>` would be made."""
+    place = shape_folder(name).parent
+    return shutil.disk_usage(next(p for p in (place, *place.parents) if p.is_dir())).free
+
+
+def _check_room(name: str) -> None:
+    needed, free = bytes_to_make(name), free_bytes(name)
     if free < needed:
         raise StoreFailed(f"models: {name} needs {needed >> 20} MiB of disk, {free >> 20} are free",
                           how="free some space, or set LLMBENCH_CACHE to another disk")  # fmt: skip

@@ -25,9 +25,9 @@ from llmbench.pairs.refusals import (
     usable,
 )
 from llmbench.pairs.tails import tails_of
-from llmbench.pairs.verdicts import ENOUGH_BLOCKS, Claim, Comparison, judged
+from llmbench.pairs.verdicts import ENOUGH_BLOCKS, STEADY_CV, Claim, Comparison, judged
 
-__all__ = ["ENOUGH_BLOCKS", "Claim", "Comparison", "claims", "compare", "judged"]
+__all__ = ["ENOUGH_BLOCKS", "STEADY_CV", "Claim", "Comparison", "claims", "compare", "judged"]
 GROUP = ("run", "fingerprint", "study", "model", "batch_size", "output_tokens", "device",
          "threads", "seed", "window")  # what is never pooled  # fmt: skip
 CHILD = ("run", "fingerprint", "study", "model", "device", "threads", "seed")  # that a child has
@@ -148,6 +148,8 @@ def _claim(one: _One, rows: pd.DataFrame) -> Claim:
         cv_sides=tuple(stats.coefficient_of_variation(side[one.metric]) for side in one.sides),
         formats=tuple(_format(side) for side in one.sides), checks=checks,
         tails=tails_of({one.target: mine, one.baseline: theirs}, one.metric, unit),
+        runs=tuple(("/".join(map(str, run)), float(rows["log"].mean()))
+                   for run, rows in logs.groupby(unit)),
     )  # fmt: skip
 
 

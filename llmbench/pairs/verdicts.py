@@ -14,7 +14,8 @@ from llmbench.units import significant
 
 ALPHA = 0.05
 ENOUGH_BLOCKS = 10  # fewer are a preview
-SAID = ("preview", "sentence", "why")
+STEADY_CV = 0.05  # a success needs ratios of single blocks that vary by less
+SAID = ("preview", "sentence", "why", "steady", "met", "variance")
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Claim:
     checks: tuple[Check, ...]
     tails: tuple[Tail, ...]  # what surely few process runs exceed, of both sides
     prompts: tuple[int, int] | None = None  # tokens of the shortest and the longest
+    runs: tuple[tuple[str, float], ...] = ()  # the natural log of each process run's ratio
     together: int = 1  # how many claims were corrected together
     verdict: str | None = None  # yes, no, inconclusive; None: not comparable
 
@@ -51,18 +53,47 @@ class Claim:
         return self.blocks < ENOUGH_BLOCKS
 
     @property
+    def steady(self) -> bool | None:
+        """The variance gate: whether the blocks' ratios vary by less than 5 %; None: not known."""
+        return self.cv < STEADY_CV if math.isfinite(self.cv) else None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the success asked for is reached: the bar and the variance gate; None: unsaid."""
+        if self.verdict is None or self.preview:
+            return None
+        if self.verdict == "no" or not self.steady:
+            return False
+        return True if self.verdict == "yes" else None
+
+    @property
+    def variance(self) -> str:
+        """What the variance gate says, the plain coefficients of variation beside it."""
+        if self.steady is None:
+            return f"How much the blocks' ratios vary{self._where} is not known."
+        mine, theirs = (f"{significant(100 * cv, 2)} %" for cv in self.cv_sides)
+        gate = f"below {100 * STEADY_CV:g} %"
+        told = gate if self.steady else f"not {gate}, so a success counts as not met"
+        return (f"{self._preview}Between blocks the ratio of {self.target} to {self.baseline} in "
+                f"{self.metric}{self._where} varies by {significant(100 * self.cv, 2)} % "
+                f"(plain: {self.target} {mine}, {self.baseline} {theirs}): {told}.")  # fmt: skip
+
+    @property
+    def _preview(self) -> str:
+        return "Preview, not a claim: " if self.preview else ""
+
+    @property
     def sentence(self) -> str:
         """What may be said, with everything that a reader needs to doubt it."""
         asked = "better" if self.at_least == 1 else f"at least {self.at_least:g} times as good"
         if self.verdict in ("yes", "no"):
             return f"{self._numbers}; {asked}: {self.verdict}."
         if self.verdict:
-            preview = "Preview, not a claim: " if self.preview else ""
-            return f"{preview}{self._numbers}; {asked}: inconclusive, {self.why}."
+            return f"{self._preview}{self._numbers}; {asked}: inconclusive, {self.why}."
         if math.isnan(self.ratio):
             return (f"{self.target} and {self.baseline} cannot be compared in {self.metric}"
                     f"{self._where}: {self.why}.")  # fmt: skip
-        return f"Not comparable ({self.why}): {self._numbers}."
+        return f"{self._preview}Not comparable ({self.why}): {self._numbers}."
 
     @property
     def _where(self) -> str:
@@ -142,6 +173,8 @@ class Comparison:
     def facts(self) -> dict[str, Any]:
         """Everything, for programs; what is not finite is null."""
         claims = [asdict(c) | {"group": dict(c.group), "preview": c.preview, "sentence": c.sentence,
+                               "steady": c.steady, "met": c.met, "variance": c.variance,
+                               "runs": dict(c.runs),
                                "checks": [check._asdict() for check in c.checks],
                                "tails": [tail._asdict() for tail in c.tails]}
                   for c in self.claims]  # fmt: skip

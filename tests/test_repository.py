@@ -20,7 +20,11 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 GUIDES = ("README.md", "CONTRIBUTING.md")
 APACHE_2 = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
-WRITTEN_ELSEWHERE = {"MODEL_VALIDATION_SUMMARY.md", "NAME.md"}  # by commands, into outputs/
+WRITTEN_ELSEWHERE = {
+    "CONTEXT_WINDOWS.md",
+    "MODEL_VALIDATION_SUMMARY.md",
+    "NAME.md",
+}  # by commands, into outputs/
 
 # Each pattern is written so that it does not find itself.
 FOREIGN = {

@@ -58,8 +58,8 @@ def execute(
     """
     check_names(source, parameters)
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="llmbench-") as scratch:
-        working = Path(scratch) / source.name
+    with tempfile.TemporaryDirectory(prefix="llmbench-", ignore_cleanup_errors=True) as scratch:
+        working = Path(scratch) / source.name  # papermill may still write there when it is cleared
         errors: list[BaseException] = []
         try:
             _in_thread(source, working, parameters, errors, tick)

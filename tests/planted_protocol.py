@@ -26,7 +26,8 @@ def rows(
     A token takes 4 ms at 2**27 weight bytes and grows with them to the power `exponent`.
     `per_doubling`: what each doubling of the length beyond 64 multiplies its ratio by. `wobble`:
     deviation of process runs, `length_noise` of lengths within them, `block_noise` of blocks
-    (`model_noise` instead, of some models). The first baseline has a twin. Without `lengths` two named texts are asked.
+    (`model_noise` instead, of some models). The first baseline has a twin. Without `lengths` two
+    named texts are asked.
     """
     random = np.random.default_rng(5)
     sides = [(name, slow, False) for name, slow in engines.items()]

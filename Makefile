@@ -5,12 +5,13 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PLAIN := not slow and not browser and not ollama and not llamacpp
 SIDE_BY_SIDE := -n 2 --dist loadfile
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 export HF_HUB_OFFLINE := 1
 export PYTHONWARNINGS := ignore::FutureWarning
 
-.PHONY: help setup demo test test-slow test-browser lab bench kernels lint clean browser
+.PHONY: help setup demo test test-slow test-browser test-ollama test-llamacpp lab bench kernels lint clean browser ollama llamacpp
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,16 +35,28 @@ demo: setup ## From a fresh clone to outputs/demo/report.html, on the CPU, offli
 	@$(BIN)/llmbench run params/demo.yaml --run-id demo
 
 test: setup ## Everything that needs no GPU, network or server
-	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow and not browser"
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "$(PLAIN)"
 
 test-slow: setup ## The long ones: kill loops, design power
-	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "slow and not browser"
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "slow and not browser and not ollama and not llamacpp"
+
+test-ollama: setup ## Against a real Ollama server (make ollama)
+	@$(BIN)/python -m pytest -m ollama
+
+test-llamacpp: setup ## Against llama.cpp itself (make llamacpp)
+	@$(BIN)/python -m pytest -m llamacpp
 
 test-browser: setup ## The report and a notebook in a real browser
 	@$(BIN)/python -m pytest -m browser
 
 browser: ## Install a chromium from the system's packages (Debian, Ubuntu)
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium; }
+
+ollama: ## An Ollama server: one on the PATH, the official one, or one built for this CPU
+	@scripts/get_ollama.sh
+
+llamacpp: setup ## Build llama.cpp for this very machine into .venv (some minutes, a C++ compiler)
+	@scripts/build_llamacpp.sh $(BIN)
 
 lab: setup ## JupyterLab in the notebooks folder
 	@$(BIN)/jupyter lab --notebook-dir=notebooks

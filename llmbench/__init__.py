@@ -24,7 +24,7 @@ _FACADE = {
     "check": "llmbench.checker:check",
     "merge": "llmbench.store:merge",
     "doctor": "llmbench.diagnosis:doctor",
-    "predict": "llmbench.models.predict:predict",
+    "predict": "llmbench.models.predict:predict_here",
     "generate": "llmbench.trial:generate",
     "validate": "llmbench.validation:validate",
     "load": "llmbench.engines.loaded:load",

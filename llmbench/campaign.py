@@ -17,7 +17,7 @@ from typing import Any
 from llmbench import __version__, store
 from llmbench.errors import BadParams, Held, Missing, StoreFailed, StudyFailed
 from llmbench.hardware import fingerprint, machine
-from llmbench.models.source import foreseen
+from llmbench.models.source import peek_model
 from llmbench.notebook import Executed, execute
 from llmbench.params import Params, Study, load_params, make_study
 from llmbench.points import parse_shard, plan
@@ -185,7 +185,7 @@ def _planned(study: str | None, fields: dict[str, Any]) -> int:
     """How many repeats a study's notebook has to make at most; 0 for the other notebooks."""
     if not study:
         return 0
-    groups = plan(study, make_study(study, fields), os.environ["LLMBENCH_SHARD"], foreseen)
+    groups = plan(study, make_study(study, fields), os.environ["LLMBENCH_SHARD"], peek_model)
     return sum(len(group.repeats) for group in groups)
 
 

@@ -1,7 +1,5 @@
 """What this machine and its engines can do, and how to mend the rest. Imports no engine."""
 
-import http.client
-import json
 import os
 import platform
 import re
@@ -15,6 +13,7 @@ from typing import Literal
 import psutil
 
 from llmbench import hardware
+from llmbench.errors import BadParams, Missing
 from llmbench.store import outputs_root
 from llmbench.units import GiB, nbytes, per_second
 
@@ -30,6 +29,7 @@ PACKAGES = (
     ("torch", "torch", "2.6", "2.13", "pip install 'llmbench[transformers]'"),
     ("transformers", "transformers", "5", "5.23", "pip install 'llmbench[transformers]'"),
     ("bitsandbytes", "bitsandbytes", "0.45", "0.50", "pip install bitsandbytes"),
+    ("ollama", "ollama", "0.6", "0.6", "pip install 'llmbench[ollama]'"),
     ("papermill", "papermill", "2.6", "2.7", "pip install papermill"),
     ("jupyterlab", "jupyterlab", "4", "4", "pip install jupyterlab"),
     ("nvidia-ml-py", "pynvml", "12", "13", "pip install nvidia-ml-py"),
@@ -39,7 +39,6 @@ PROGRAMS = (
     ("CUDA compiler", ("nvcc",), "install the CUDA toolkit; without it only CPU kernels build"),
     ("LaTeX", ("latexmk", "pdflatex"), "apt install latexmk texlive-latex-extra"),
     ("browser", ("chromium", "chromium-browser", "google-chrome"), "apt install chromium"),
-    ("Ollama", ("ollama",), "see https://ollama.com/download"),
 )
 
 
@@ -60,7 +59,7 @@ def doctor(probe: bool = False, outputs: Path | None = None) -> list[Finding]:
     """
     place = outputs or outputs_root()
     found = [_python(), _disk(place), _file_system(place), _memory(), *_cpu(), *_packages()]
-    found += [*_gpus(), *_programs(), _ollama_server()]
+    found += [*_gpus(), *_programs(), _ollama(), _ollama_server()]
     return [*found, _roofs()] if probe else found
 
 
@@ -173,24 +172,36 @@ def _programs() -> Iterator[Finding]:
             yield Finding(subject, "missing", f"none of {', '.join(commands)} is found", remedy)
 
 
-def _ollama_server() -> Finding:
-    """Ask the local server for its version; a host that is not this machine is not contacted."""
-    host = os.environ.get("OLLAMA_HOST", "127.0.0.1:11434").removeprefix("http://").rstrip("/")
-    name, _, port = host.partition(":")
-    if name not in ("127.0.0.1", "localhost", "0.0.0.0"):
-        remedy = "unset OLLAMA_HOST: llmbench measures a server on this machine"
-        return Finding("Ollama server", "warning", "OLLAMA_HOST is not this machine", remedy)
-    if port and not port.isdecimal():
-        return Finding("Ollama server", "warning", f"OLLAMA_HOST has no port {port!r}", "mend it")
-    connection = http.client.HTTPConnection("127.0.0.1", int(port or 11434), timeout=0.5)
+def _ollama() -> Finding:
+    """The program that the engine starts for a run."""
+    from llmbench.engines.ollama_server import find_binary
+
     try:
-        connection.request("GET", "/api/version")
-        version = json.loads(connection.getresponse().read(1000))["version"]
-        return Finding("Ollama server", "ok", f"version {version}")
-    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
-        return Finding("Ollama server", "missing", "no server answers", "ollama serve")
-    finally:
-        connection.close()
+        return Finding("Ollama", "ok", str(find_binary()))
+    except Missing as error:
+        return Finding("Ollama", "missing", error.why or error.what, "make ollama")
+
+
+def _ollama_server() -> Finding:
+    """Ask the server of OLLAMA_HOST, or the usual one, for its version; never another machine."""
+    from llmbench.engines.ollama_server import FLOOR, attach, host_from_environment, is_old
+
+    named = host_from_environment()
+    try:
+        server = attach(named or "127.0.0.1", allow_remote="", timeout_s=0.5)
+    except BadParams as error:
+        remedy = "unset OLLAMA_HOST: llmbench measures a server on this machine"
+        return Finding("Ollama server", "warning", error.what, remedy)
+    except Missing as error:
+        if named:
+            return Finding("Ollama server", "warning", f"{error.what}, which OLLAMA_HOST names",
+                           "start it, or unset OLLAMA_HOST")  # fmt: skip
+        return Finding("Ollama server", "missing", "none answers; the engine starts its own",
+                       "none is needed; ollama serve starts one that stays")  # fmt: skip
+    if is_old(server.version):
+        return Finding("Ollama server", "warning", f"version {server.version}; {FLOOR} or newer "
+                       "is safe with foreign files", "make ollama")  # fmt: skip
+    return Finding("Ollama server", "ok", f"version {server.version} at {server.address}")
 
 
 def _roofs() -> Finding:

@@ -53,6 +53,10 @@ class OutOfMemory(LlmbenchError):
     """An engine could not get the memory that a point needs; recorded as status `oom`."""
 
 
+class EngineLost(LlmbenchError):
+    """A server went away or fell silent amid an answer; recorded as status `engine_lost`."""
+
+
 class Unsupported(LlmbenchError):
     """An engine cannot do what a point asks; recorded as status `unsupported`."""
 

@@ -17,7 +17,7 @@ from llmbench.errors import LlmbenchError
 from llmbench.hardware import Machine, Roofs, default_threads, fingerprint, machine
 from llmbench.models import shapes
 from llmbench.models.predict import Prediction, predict
-from llmbench.models.source import foreseen
+from llmbench.models.source import peek_model
 from llmbench.pairs.power import detectable, side_sd
 from llmbench.params import Params, Study, load_params
 from llmbench.points import plan
@@ -97,7 +97,7 @@ def outlook(
     points: list[Foreseen] = []
     groups = 0
     for name, study in loaded.chosen.items():
-        planned = plan(name, study, find=foreseen)
+        planned = plan(name, study, find=peek_model)
         threads = study.threads or default_threads()
         roofs = _roofs(outputs or store.outputs_root(), fingerprint(here), threads)
         groups += len(planned)

@@ -19,6 +19,8 @@ from llmbench.workload import NONCE_TOKENS, PROMPTS
 ENGINES = {  # adding an engine: its file, and one line here
     "edge": "llmbench.engines.edge:EdgeEngine",
     "fake": "llmbench.engines.fake:FakeEngine",
+    "llamacpp": "llmbench.engines.llamacpp:LlamaCppEngine",
+    "ollama": "llmbench.engines.ollama:OllamaEngine",
     "transformers": "llmbench.engines.transformers:TransformersEngine",
 }
 MAX_REPEATS = 1_000_000

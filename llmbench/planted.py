@@ -14,7 +14,7 @@ from typing import Any
 from llmbench.audits import audited
 from llmbench.engines.fake import FakeEngine
 from llmbench.models.source import find_model
-from llmbench.models.tokenizer import Tokenizer, load_tokenizer
+from llmbench.models.tokenizer import Tokenizer
 from llmbench.params import Study
 from llmbench.points import plan
 from llmbench.record import SCHEMA_VERSION, Energy, Point, Quiet, Repeat
@@ -121,7 +121,7 @@ class Session:
 @lru_cache
 def _tokenizer(model: str) -> Tokenizer:
     """Loaded once, as by a child that stays loaded over its blocks."""
-    return load_tokenizer(find_model(model).folder)
+    return find_model(model).tokenizer
 
 
 def play(

@@ -9,7 +9,6 @@ from typing import Any
 from llmbench.errors import BadParams, StoreFailed
 from llmbench.hardware import default_threads
 from llmbench.models.source import ModelSource, find_model
-from llmbench.models.tokenizer import load_tokenizer
 from llmbench.params import (
     Attention,
     ContextWindows,
@@ -21,6 +20,8 @@ from llmbench.params import (
 from llmbench.record import Point, Repeat
 from llmbench.units import GiB
 from llmbench.workload import prompt_tokens
+
+Find = Callable[[str], ModelSource]
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,13 @@ def present(study: Study) -> tuple[Study, dict[str, str]]:
 
 
 def plan(
-    name: str, study: Study, shard: str = "1/1", find: Callable[[str], ModelSource] = find_model
+    name: str, study: Study, shard: str = "1/1", find: Find | None = None
 ) -> tuple[Group, ...]:
     """The groups of a study in the order of their value: every point once before any twice.
 
     Within a block the cells are shuffled, and within a cell the engines: engines that are compared
     take their turns next to each other in time, in random order. `shard` "2/5" is the second fifth
-    of the groups. `find` finds a model by its name. Raises: BadParams, and what `find` raises.
+    of the groups; `find` finds the models (`find_model`). Raises: BadParams.
     """
     points = study_points(name, study, find)
     runs = range(study.process_runs)
@@ -65,9 +66,7 @@ def plan(
     return tuple(group for i, group in enumerate(groups) if i % count == number - 1)
 
 
-def study_points(
-    name: str, study: Study, find: Callable[[str], ModelSource] = find_model
-) -> list[Point]:
+def study_points(name: str, study: Study, find: Find | None = None) -> list[Point]:
     """Every point of a study: models by contenders by cells."""
     asked = {"study": name, "seed": study.seed, "device": study.device}
     asked["threads"] = study.threads or default_threads()
@@ -75,7 +74,7 @@ def study_points(
     return [
         Point(model=source.name, model_sha256=source.sha256, engine=engine,
               engine_options=options, twin=twin, **asked, **cell)
-        for source in map(find, study.models)
+        for source in map(find or find_model, study.models)
         for engine, options, twin in study.contenders
         for cell in CELLS[name](study, source)
     ]  # fmt: skip
@@ -89,7 +88,7 @@ def scaling_cells(study: Scaling | Attention, source: ModelSource) -> Iterator[d
 
 def comparison_cells(study: OllamaComparison, source: ModelSource) -> Iterator[dict[str, Any]]:
     """The named prompts, then prompts of exact length, a row at a time."""
-    tokenizer = load_tokenizer(source.folder) if study.prompts else None
+    tokenizer = source.tokenizer if study.prompts else None
     for prompt in study.prompts:
         yield _cell(study, prompt, prompt_tokens(prompt, tokenizer))
     for tokens in study.context_lens:
@@ -105,8 +104,7 @@ def window_cells(study: ContextWindows, source: ModelSource) -> Iterator[dict[st
 
 def validation_cells(study: ModelValidation, source: ModelSource) -> Iterator[dict[str, Any]]:
     """One question that every model can answer."""
-    tokenizer = load_tokenizer(source.folder)
-    yield _cell(study, "machine_learning", prompt_tokens("machine_learning", tokenizer))
+    yield _cell(study, "machine_learning", prompt_tokens("machine_learning", source.tokenizer))
 
 
 def _cell(study: Any, prompt: str, tokens: int, batch_size: int = 1) -> dict[str, Any]:

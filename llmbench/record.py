@@ -16,7 +16,9 @@ Status = Literal[
     "ok", "oom", "timeout", "unsupported", "refused", "engine_lost", "interrupted", "failed"
 ]
 SETTLED = frozenset({"ok", "oom", "unsupported", "refused"})  # stay on resume; others are retried
-Flag = Literal["preview", "cold", "reloaded", "short", "throttled", "contaminated"]
+Flag = Literal[
+    "preview", "cold", "reloaded", "short", "incorrect", "merged", "throttled", "contaminated"
+]
 
 
 class Noun(BaseModel):
@@ -116,6 +118,9 @@ class Memory(Noun):
     rss_before_load_bytes: int | None = None
     rss_after_load_bytes: int | None = None
     rss_peak_bytes: int | None = None  # the kernel's high-water mark, reset before the repeat
+    tree_rss_bytes: int | None = None  # after the repeat, of this process and its engine's servers;
+    tree_pss_bytes: int | None = None  # pages they share: counted in each, by share, or not at all
+    tree_uss_bytes: int | None = None
     sampling_period_s: float | None = None  # null: counted by the kernel, not sampled
     limit_bytes: int | None = None  # the address-space limit in force
 

@@ -85,8 +85,8 @@ def _asked(claim: Claim) -> str:
 def ratios_table(told: Iterable[Told]) -> pd.DataFrame:
     """A row a claim: ratio, interval, noise floor, verdict; or why it cannot be compared."""
     columns = ["Target", "Baseline", "Metric", "Model", "Prompt", "Ratio", "95 % interval",
-               "Noise floor", "Process runs", "Blocks", "At least", "Verdict",
-               "CV of ratios", "CV of target, baseline", GATE, "Success"]  # fmt: skip
+               "Noise floor", "At least", "Verdict", GATE, "Success", "CV of ratios",
+               "CV of target, baseline", "Process runs", "Blocks"]  # fmt: skip
     rows = []
     for one in told:
         named = dict.fromkeys(columns, "") | {

@@ -8,7 +8,7 @@ import hashlib
 from array import array
 from collections.abc import Sequence
 
-from llmbench.engines.base import PREFILL_DONE, Engine
+from llmbench.engines.base import PREFILL_DONE, Engine, Told, told_by
 from llmbench.errors import StudyFailed
 from llmbench.profilers.clock import Clock, overhead_ns
 from llmbench.record import Raw, Witness
@@ -27,8 +27,9 @@ def time_repeat(
     step_ns: list[int] = []
     prefill_ns = None
     engine.synchronize()
+    stream = engine.stream(prompt_ids, output_tokens)
     submit = clock.now_ns()
-    for tokens in engine.stream(prompt_ids, output_tokens):
+    for tokens in stream:
         now = clock.now_ns() - submit
         if len(tokens) == len(PREFILL_DONE):
             prefill_ns = now
@@ -37,9 +38,11 @@ def time_repeat(
             steps.append(tokens)
     engine.synchronize()
     end_ns = clock.now_ns() - submit
+    told = told_by(engine)
     raw = Raw(submit_ns=submit, prefill_ns=prefill_ns, step_ns=step_ns, end_ns=end_ns,
-              warmup_s=list(warmup_s), timer_overhead_ns=overhead_ns(clock))  # fmt: skip
-    return raw, _witness(prompt_ids, steps, output_tokens)
+              warmup_s=list(warmup_s), timer_overhead_ns=overhead_ns(clock),
+              server=told.server)  # fmt: skip
+    return raw, _witness(prompt_ids, steps, output_tokens, told)
 
 
 def warm_up(
@@ -59,7 +62,7 @@ def warm_up(
 
 
 def _witness(
-    prompt_ids: Sequence[Sequence[int]], steps: list[Sequence[int]], asked: int
+    prompt_ids: Sequence[Sequence[int]], steps: list[Sequence[int]], asked: int, told: Told
 ) -> Witness:
     """Hashes of both sides' ids, and a count. Raises: StudyFailed when a step lacks rows."""
     rows = len(prompt_ids)
@@ -68,7 +71,8 @@ def _witness(
             raise StudyFailed(f"step {number} brought {len(tokens)} tokens for {rows} rows")
     return Witness(output_sha256=_sha256(steps), prompt_sha256=_sha256(prompt_ids),
                    output_tokens=len(steps),
-                   end_reason="length" if len(steps) == asked else "lost")  # fmt: skip
+                   end_reason="length" if len(steps) == asked else told.end_reason or "lost",
+                   )  # fmt: skip
 
 
 def _sha256(parts: Sequence[Sequence[int]]) -> str:

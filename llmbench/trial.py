@@ -11,7 +11,6 @@ from typing import Any
 
 from llmbench.engines.loaded import LoadedEngine
 from llmbench.errors import BadParams, Refused
-from llmbench.profilers.memory import rss_bytes
 from llmbench.record import Served
 
 PROMPT = "def read_lines(path):\n"  # the model that ships here was trained on Python's library
@@ -30,7 +29,7 @@ class Trial:
     load_s: float
     ttft_s: float
     tpot_s: float | None  # None for a single token
-    rss_bytes: int | None
+    rss_bytes: int | None  # of this process and those that serve it
     complete: bool  # False: ended from outside
 
     @property
@@ -82,8 +81,8 @@ def generate(
         return Trial(
             model=model, served=loaded.served, prompt=prompt, prompt_tokens=len(ids),
             text="".join(pieces), output_tokens=steps, load_s=load_s, ttft_s=at[1] - at[0],
-            tpot_s=(at[-1] - at[1]) / (steps - 1) if steps > 1 else None, rss_bytes=rss_bytes(),
-            complete=complete,
+            tpot_s=(at[-1] - at[1]) / (steps - 1) if steps > 1 else None,
+            rss_bytes=loaded.rss_bytes(), complete=complete,
         )  # fmt: skip
 
 

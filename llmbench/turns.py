@@ -21,6 +21,7 @@ from llmbench.worker import Child, ChildLost
 
 BUSY_SHARE = 0.10  # of all cores, used by other processes during a repeat: contaminated
 BUSY_FLOOR_S = 0.03  # CPU seconds below which the kernel's ticks cannot tell
+FAILURES = ("failed", "timeout", "engine_lost")  # after some in a row an engine is given up
 IDLE_WINDOW_S, IDLE_TRIES = 0.02, 250
 PATIENCE_S, QUIET_WINDOW_S, QUIET_TRIES = 30.0, 0.25, 12
 
@@ -68,10 +69,11 @@ class Lane:
         if answer["status"] == "ok":
             named = {"child": secrets.token_hex(4)}
             self.served, self.loaded = Served.model_validate(answer["served"] | named), True
+            self.child.servers = answer["servers"][:1]
         else:
             self.close()
-            if answer["status"] == "failed":
-                raise ChildLost("failed", answer["reason"])
+            if answer["status"] in FAILURES:
+                raise ChildLost(answer["status"], answer["reason"])
             self.refusal = answer
 
     def take_turn(self, repeat: Repeat, warmups: int) -> dict[str, Any]:
@@ -90,7 +92,7 @@ class Lane:
             answer = {"status": lost.status, "reason": lost.what}
         if answer["status"] not in ("ok", "refused"):
             self.close()  # a traceback may hold memory: the next repeat gets a fresh child
-        self.failures = self.failures + 1 if answer["status"] in ("failed", "timeout") else 0
+        self.failures = self.failures + 1 if answer["status"] in FAILURES else 0
         return answer
 
     def take_audit(self, repeat: Repeat) -> dict[str, Any] | None:
@@ -146,7 +148,7 @@ class Stillness:
 
 def flags_of(answer: dict[str, Any], warmups: int, still: Stillness) -> list[str]:
     """What the turn itself can tell; the reading wing adds what needs several rows."""
-    flags = []
+    flags = list(answer.get("flags", []))
     if not warmups:
         flags.append("cold")
     busy = (
@@ -154,7 +156,7 @@ def flags_of(answer: dict[str, Any], warmups: int, still: Stillness) -> list[str
     ) > BUSY_SHARE and still.foreign_s > BUSY_FLOOR_S
     if busy or answer["quiet"].others_cpu_s > BUSY_FLOOR_S:
         flags.append("contaminated")
-    return flags
+    return list(dict.fromkeys(flags))
 
 
 class Patience:

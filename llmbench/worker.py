@@ -22,6 +22,7 @@ from typing import Any
 import psutil
 
 from llmbench.errors import (
+    EngineLost,
     LlmbenchError,
     Missing,
     OutOfMemory,
@@ -29,11 +30,11 @@ from llmbench.errors import (
     StudyFailed,
     Unsupported,
 )
-from llmbench.profilers.memory import oom_kills
+from llmbench.profilers.memory import family, oom_kills
 from llmbench.record import Repeat
 
 STATUS_OF = {OutOfMemory: "oom", MemoryError: "oom", Unsupported: "unsupported",
-             Missing: "unsupported", Refused: "refused"}  # fmt: skip
+             Missing: "unsupported", Refused: "refused", EngineLost: "engine_lost"}  # fmt: skip
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -63,6 +64,7 @@ class Child:
         os.close(lifeline)
         self._channel = Connection(ours.detach())
         self._ps = psutil.Process(self.process.pid)
+        self.servers: list[int] = []  # processes that work for it, told when the model is loaded
 
     def ask(self, message: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         """The child's answer. Raises: ChildLost when it dies or is silent for `timeout_s`."""
@@ -90,12 +92,9 @@ class Child:
         self._answer(timeout_s)
 
     def cpu_s(self) -> float:
-        """CPU seconds used by the child so far; 0 when it is gone."""
-        try:
-            times = self._ps.cpu_times()
-        except psutil.Error:
-            return 0.0
-        return times.user + times.system
+        """CPU seconds used so far by the child and by those that work for it, while they live."""
+        servers = [p for pid in self.servers for p in family(pid)]
+        return sum(map(_cpu_s, {self._ps, *servers}))
 
     def kill(self) -> None:
         """End the child and everything in its process group."""
@@ -125,10 +124,20 @@ class Child:
         return f"; it last said: {words}" if words else ""
 
 
+def _cpu_s(process: psutil.Process) -> float:
+    """CPU seconds of one process; 0 when it is gone."""
+    try:
+        times = process.cpu_times()
+    except psutil.Error:
+        return 0.0
+    return times.user + times.system
+
+
 class Session:
     """The child's side: an engine and the answers to `load`, `probe` and `repeat`."""
 
     limit_bytes: int | None = None  # of address space, once a model is to be loaded
+    trained: int | None = None  # tokens, of the model
 
     def answer(self, message: dict[str, Any]) -> dict[str, Any]:
         """Do what `message` asks; every failure becomes a status with its reason."""
@@ -163,7 +172,6 @@ class Session:
     ) -> dict[str, Any]:
         """Load `model` in `engine` within the memory limit; what really serves."""
         from llmbench.models.source import find_model
-        from llmbench.models.tokenizer import load_tokenizer
         from llmbench.profilers.memory import available_bytes, limit_address_space, rss_bytes
 
         self.do_wake(engine)
@@ -171,14 +179,14 @@ class Session:
         self.trained = source.config.get("max_position_embeddings")
         if source.sha256 != sha256:
             raise StudyFailed(f"the weights of {model} changed since the plan was made")
-        self.tokenizer = load_tokenizer(source.folder)
+        self.tokenizer = source.tokenizer
         if options.get("device") == "cpu":  # a GPU's driver maps far more than it uses
             self.limit_bytes = limit_address_space(memory_limit_bytes or available_bytes())
         before = rss_bytes()
         served = self.engine.load(source, options)
         self.memory = {"rss_before_load_bytes": before, "rss_after_load_bytes": rss_bytes(),
                        "limit_bytes": self.limit_bytes}  # fmt: skip
-        return {"status": "ok", "served": served.model_dump()}
+        return {"status": "ok", "served": served.model_dump(), "servers": self._servers()}
 
     def do_probe(self, threads: int) -> dict[str, Any]:
         """Measure this machine's roofs with `threads` threads."""
@@ -188,8 +196,9 @@ class Session:
 
     def do_repeat(self, repeat: dict[str, Any], warmups: int) -> dict[str, Any]:
         """Warm up this shape, then time one repeat of it."""
+        from llmbench.engines.base import told_by
         from llmbench.profilers.clock import MonotonicClock
-        from llmbench.profilers.memory import peak_rss_bytes, reset_peak
+        from llmbench.profilers.memory import peak_rss_bytes, reset_peak, tree_bytes
         from llmbench.timing import time_repeat, warm_up
         from llmbench.workload import prompt_ids
 
@@ -203,8 +212,12 @@ class Session:
         reset = reset_peak()
         raw, witness = time_repeat(self.engine, ids, tokens, clock=clock, warmup_s=warm)
         peak = peak_rss_bytes() if reset else None
+        told, tree = told_by(self.engine), tree_bytes([os.getpid(), *self._servers()])
+        views = {"rss_peak_bytes": peak, "tree_rss_bytes": tree.rss, "tree_pss_bytes": tree.pss,
+                 "tree_uss_bytes": tree.uss}  # fmt: skip
         return {"status": "ok", "raw": raw.model_dump(), "witness": witness.model_dump(),
-                "memory": self.memory | {"rss_peak_bytes": peak}}  # fmt: skip
+                "flags": list(told.flags), "reason": told.reason or None,
+                "memory": self.memory | views}  # fmt: skip
 
     def do_audit(self, repeat: dict[str, Any]) -> dict[str, Any]:
         """The likeliest tokens after fixed prefixes, and the time of a prompt given twice."""
@@ -215,6 +228,10 @@ class Session:
         told = audited(self.engine, self.tokenizer, asked, clock=MonotonicClock(),
                        trained=self.trained)  # fmt: skip
         return {"status": "ok", "audit": told.model_dump()}
+
+    def _servers(self) -> list[int]:
+        """The processes beside this one that hold the model."""
+        return self.engine.pids() if "server" in self.engine.capabilities else []
 
     def _check_window(self, window: int) -> None:
         """Raises: Refused when the model was not trained for the window that is asked."""

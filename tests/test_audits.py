@@ -88,3 +88,22 @@ def test_every_contender_of_a_group_is_asked_the_same_whatever_its_block():
 )  # fmt: skip
 def test_a_cache_is_seen_by_the_median_or_surely(shares, found):
     assert cached(shares) is found
+
+
+class Disturbed(Clock):
+    """Each reading 1 ns later, but for one of the first new prompt, which takes a second more."""
+
+    def __init__(self, at):
+        self.readings, self.at = 0, at
+
+    def now_ns(self):
+        self.readings += 1
+        self.ns += 1 + 10**9 * (self.readings == self.at)
+        return self.ns
+
+
+def test_one_disturbed_prompt_is_no_cache():
+    tokenizer = load_tokenizer(find_model("builtin:tiny").folder)
+    for at in range(1, 60):
+        audit = audited(Counting(), tokenizer, asked(), clock=Disturbed(at), trained=None)
+        assert audit.prompt_s < 1 and audit.again_s < 1

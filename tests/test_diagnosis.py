@@ -11,6 +11,7 @@ import pytest
 
 from llmbench import diagnosis
 from llmbench.diagnosis import Finding, doctor
+from llmbench.engines import ollama_server
 from llmbench.units import GiB
 
 
@@ -112,8 +113,9 @@ class Server(http.server.BaseHTTPRequestHandler):
 
 @pytest.mark.parametrize(
     ("text", "state"),
-    [(b'{"version": "0.33.2"}', "ok"), (b"hello", "missing"), (b"[]", "missing")],
-)
+    [(b'{"version": "0.33.2"}', "ok"), (b'{"version": "0.17.0"}', "warning"), (b"hello", "warning"),
+     (b"[]", "warning")],
+)  # fmt: skip
 def test_an_ollama_server_is_known_by_its_version(
     monkeypatch: pytest.MonkeyPatch, text: bytes, state: str
 ) -> None:
@@ -128,8 +130,17 @@ def test_an_ollama_server_is_known_by_its_version(
 
 def test_another_host_is_never_contacted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OLLAMA_HOST", "http://example.org:11434")
-    monkeypatch.setattr(diagnosis.http.client, "HTTPConnection", None)
+    monkeypatch.setattr(ollama_server.http.client, "HTTPConnection", None)
     assert diagnosis._ollama_server().state == "warning"
+
+
+def test_an_ollama_program_is_found_where_the_engine_finds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMBENCH_OLLAMA", str(tmp_path / "ollama"))
+    assert (finding("Ollama").state, finding("Ollama").remedy) == ("missing", "make ollama")
+    (tmp_path / "ollama").touch(mode=0o755)
+    assert (finding("Ollama").state, finding("Ollama").detail) == ("ok", str(tmp_path / "ollama"))
 
 
 def test_probing_adds_the_roofs(monkeypatch: pytest.MonkeyPatch) -> None:

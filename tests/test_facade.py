@@ -47,6 +47,11 @@ def test_unknown_names_are_refused_with_the_nearest():
         llmbench.load("builtin:tiny", dtyp="float32")
 
 
+def test_predict_without_a_device_means_this_machine():
+    found = llmbench.predict("builtin:tiny", context_len=64)
+    assert found.fits is True and "not known" not in found.why
+
+
 def test_predict_knows_what_cannot_fit():
     found = llmbench.predict("hf:meta-llama/Llama-2-7b-hf", context_len=65536, dtype="float16")
     assert found.kv_bytes == 65536 * 524_288

@@ -157,3 +157,12 @@ def test_one_process_run_sees_nothing_and_without_a_twin_nothing_is_said(
     one = "ollama_comparison.process_runs=1"
     said = llmbench.plan(comparison, [one], outputs=tmp_path).sentences()
     assert "ollama_comparison: one process run gives no interval and sees no difference" in said
+
+
+def test_a_plan_makes_no_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMBENCH_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "shapes.yaml"
+    path.write_text("studies: {ollama_comparison: {models: ['shape:llama-3.1-8b']}}")
+    plan = llmbench.plan(path, outputs=tmp_path)
+    assert plan.points and all(point.peak_bytes > 10**10 for point in plan.points)
+    assert not (tmp_path / "cache").exists()

@@ -117,11 +117,11 @@ def test_what_cannot_be_done_ends_with_its_code_and_no_traceback(words, code, to
 
 def test_a_family_that_edge_lacks_is_said_of_a_folder_too(tmp_path):
     folder = shutil.copytree(find_model("builtin:tiny").folder, tmp_path / "model")
-    config = json.loads((folder / "config.json").read_text()) | {"model_type": "gemma2"}
+    config = json.loads((folder / "config.json").read_text()) | {"model_type": "qwen3"}
     (folder / "config.json").write_text(json.dumps(config))
     done = command(str(folder))
     assert (done.returncode, done.stdout) == (3, "")
-    assert "no family 'gemma2'" in done.stderr and "Traceback" not in done.stderr
+    assert "no family 'qwen3'" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("engine", ["edge", "transformers"])

@@ -246,6 +246,7 @@ def merge(runs: tuple[str, ...], into: str, outputs: Path | None, as_json: bool)
 @click.argument("model")
 @click.option("--engine", default="edge", show_default=True, help="Who generates.")
 @click.option("--impl", help="Which code of the engine (edge: reference).")
+@click.option("--attention-impl", help="Which attention of the engine (edge: reference, sdpa-…).")
 @click.option("--prompt", help="The text to go on with.")
 @click.option(
     "--document", type=click.Path(path_type=Path), help="A file whose text is the prompt."
@@ -255,8 +256,8 @@ def merge(runs: tuple[str, ...], into: str, outputs: Path | None, as_json: bool)
 @click.option("--device", default="cpu", show_default=True)
 @as_json
 def generate(
-    model: str, engine: str, impl: str | None, prompt: str | None, document: Path | None,
-    tokens: int, threads: int | None, device: str, as_json: bool,
+    model: str, engine: str, impl: str | None, attention_impl: str | None, prompt: str | None,
+    document: Path | None, tokens: int, threads: int | None, device: str, as_json: bool,
 ) -> None:  # fmt: skip
     """A first try of MODEL: the text as it comes, then what it took.
 
@@ -268,7 +269,7 @@ def generate(
     if prompt is not None and document is not None:
         raise click.UsageError("--prompt and --document: give one of them")
     text = prompt_from(document) if document else PROMPT if prompt is None else prompt
-    given = {"impl": impl, "threads": threads}
+    given = {"impl": impl, "attention_impl": attention_impl, "threads": threads}
     told = (lambda piece: None) if as_json else show.stream(text)
     tried = llmbench.generate(model, text, engine=engine, tokens=tokens, device=device, show=told,
                               **{k: v for k, v in given.items() if v is not None})  # fmt: skip
@@ -291,6 +292,49 @@ def models(name: str | None, as_json: bool) -> None:
         show.facts({key: value for key, value in show.card_lines(rows[0])}, as_json=False)
     else:
         show.table([show.catalog_row(row) for row in rows])
+
+
+@commands.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@as_json
+def inspect(file: Path, as_json: bool) -> None:
+    """The card of FILE (GGUF, safetensors, or a Hugging Face folder) from its header alone.
+
+    A file that is cut off, contradicts itself or is something else is refused, and says where.
+    """
+    from llmbench.cli import card
+    from llmbench.models.file_card import file_card
+
+    found = file_card(file)
+    if as_json:
+        show.document(found.as_dict())
+    else:
+        card.show(found)
+
+
+@commands.command()
+@click.argument("model")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--type",
+    "kind",
+    default="Q8_0",
+    show_default=True,
+    metavar="TYPE",
+    help="F32, F16, BF16, Q8_0, Q4_0; with llama.cpp also its own, as Q4_K_M.",
+)
+@click.option("--force", is_flag=True, help="Replace FILE when it is there already.")
+@as_json
+def export(model: str, file: Path, kind: str, force: bool, as_json: bool) -> None:
+    """MODEL (a Hugging Face folder, builtin:, shape:) as a GGUF file, tokenizer included.
+
+    \b
+    llmbench export shape:smollm-135m smollm.gguf --type Q8_0
+    """
+    from llmbench.models.requantize import export_any
+
+    export_any(model, file, kind, force=force, tell=lambda note: click.echo(note, err=True))
+    show.facts({"file": str(file), "type": kind, "bytes": file.stat().st_size}, as_json)
 
 
 @commands.command()

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +59,18 @@ def claims(found: Any) -> None:
            for check in sorted(checks, key=lambda check: names.index(check.name))])  # fmt: skip
 
 
-def table(rows: Any) -> None:
-    """A table for people, as wide as it needs to be when stdout is no terminal."""
+def table(rows: Any, *, right: Collection[str] = ()) -> None:
+    """A table for people, as wide as it needs to be when stdout is no terminal.
+
+    The columns named by `right` stand at the right, as numbers of one unit should.
+    """
     from rich.console import Console
     from rich.table import Table
 
     records = rows.to_dict("records") if hasattr(rows, "to_dict") else rows
-    shown = Table(
-        *(str(name) for name in (records[0] if records else {})), box=None, pad_edge=False
-    )
+    shown = Table(box=None, pad_edge=False)
+    for name in records[0] if records else {}:
+        shown.add_column(str(name), justify="right" if name in right else "left")
     for record in records:
         shown.add_row(*(_cell(value) for value in record.values()))
     width = None if sys.stdout.isatty() else 200

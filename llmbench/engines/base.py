@@ -4,14 +4,25 @@ Shapes: B rows of a batch, T prompt tokens (equal in all rows), V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from llmbench.models.source import ModelSource
-from llmbench.record import Served
+from llmbench.record import Flag, Served
 
 PREFILL_DONE: tuple[int, ...] = ()  # the empty step: prefill is synchronised, no token yet
+
+
+@dataclass(frozen=True)
+class Told:
+    """What an engine says of its last stream, apart from the tokens."""
+
+    server: dict[str, float] = field(default_factory=dict)  # its own durations in s, and counts
+    flags: tuple[Flag, ...] = ()  # what forbids a claim
+    reason: str = ""  # of the flags
+    end_reason: Literal["eos"] | None = None  # it ended before it was asked to
 
 
 class Engine(Protocol):
@@ -19,6 +30,8 @@ class Engine(Protocol):
 
     `capabilities` names what it can do beyond streaming: `batch`, `prefill_mark`,
     `next_logprobs`, `logprobs`. Asking for more raises `Unsupported` before anything is loaded.
+    One with `server` is served by other processes and has two more methods: `told() -> Told`,
+    asked after each stream, and `pids() -> list[int]`, the processes that hold the model.
     """
 
     name: str
@@ -34,8 +47,12 @@ class Engine(Protocol):
     ) -> Iterator[Sequence[int]]:
         """Yield the B greedy tokens of each of `output_tokens` steps for prompts (B, T).
 
+        The clock starts with the first token's wait: what `stream` itself does before it returns
+        an iterator (ids → text, say) is not timed, and must not touch the prompt's prefill.
         An engine with `prefill_mark` first yields `PREFILL_DONE` when the prefill is synchronised.
-        It never stops early at an end token. Raises: OutOfMemory, Refused.
+        It never stops early at an end token; a server that cannot help it says so in `told`.
+        Tokens that come together are steps one right after the other; one that was counted and
+        never shown is -1. Raises: OutOfMemory, Refused, EngineLost.
         """
         ...
 
@@ -54,3 +71,8 @@ class Engine(Protocol):
     def close(self) -> None:
         """Release the model; the engine may load another."""
         ...
+
+
+def told_by(engine: Engine) -> Told:
+    """What `engine` says of its last stream; nothing when it has no server to ask."""
+    return engine.told() if "server" in engine.capabilities else Told()

@@ -31,7 +31,7 @@ class EdgeEngine:
     Options = EdgeOptions
 
     def load(self, model: ModelSource, options: dict[str, Any]) -> Served:
-        """Load the folder's weights. Raises: OutOfMemory, Unsupported, Missing."""
+        """Load the weights of a folder or a file. Raises: OutOfMemory, Unsupported, Missing."""
         self.device, threads = options.pop("device", "cpu"), options.pop("threads", 1)
         self.options = EdgeOptions(**options)
         started = time.perf_counter()
@@ -98,14 +98,13 @@ class EdgeEngine:
         import torch
 
         from llmbench.models.transformer import Transformer
-        from llmbench.models.weights import Weights
 
         self.torch = torch
         if self.device == "cuda" and not torch.cuda.is_available():
             raise Unsupported("engine edge: no CUDA device here", how="device: cpu")
         torch.set_num_threads(threads)
         dtype = getattr(torch, self.options.dtype)
-        weights = Weights(model.folder, dtype, self.device)
+        weights = _weights(model, dtype, self.device)
         self.model = Transformer(model.config, weights, self.options.attention_impl)
 
     def _begin(self, prompt_ids: Sequence[Sequence[int]], output_tokens: int) -> tuple[Any, Any]:
@@ -129,3 +128,14 @@ class EdgeEngine:
 
     def _device_name(self) -> str:
         return self.torch.cuda.get_device_name() if self.device == "cuda" else "cpu"
+
+
+def _weights(model: ModelSource, dtype: Any, device: str) -> Any:
+    """Where the model's tensors come from: its file, or its folder."""
+    if model.file:
+        from llmbench.models.gguf_weights import GgufWeights
+
+        return GgufWeights(model.header, model.config, dtype, device)
+    from llmbench.models.weights import Weights
+
+    return Weights(model.folder, dtype, device)

@@ -1,5 +1,6 @@
 """A loaded engine for people: `llmbench.load(...)` streams tokens with their text."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -11,8 +12,9 @@ from llmbench import engines
 from llmbench.errors import BadParams, Missing
 from llmbench.hardware import default_threads
 from llmbench.models.source import find_model
-from llmbench.models.tokenizer import Tokenizer, load_tokenizer
+from llmbench.models.tokenizer import Tokenizer
 from llmbench.params import DEVICES, one_of, validated
+from llmbench.profilers.memory import tree_bytes
 from llmbench.record import Served
 from llmbench.strict_yaml import Located
 
@@ -35,7 +37,7 @@ class LoadedEngine:
         _check_device(device, self._engine)
         source = find_model(model)  # last: a model may have to be made
         self.trained: int | None = source.config.get("max_position_embeddings")  # tokens
-        self.tokenizer: Tokenizer = load_tokenizer(source.folder)
+        self.tokenizer: Tokenizer = source.tokenizer
         place = {"threads": threads, "device": device}
         self.served: Served = self._engine.load(source, options | place)
 
@@ -47,7 +49,8 @@ class LoadedEngine:
         rows = ids if batch else [ids]
         texts = [self.tokenizer.stream() for _ in rows]
         for step in self._engine.stream(rows, output_tokens):
-            tokens = [Token(int(i), text(int(i))) for i, text in zip(step, texts, strict=False)]
+            tokens = [Token(int(i), text(int(i)) if i >= 0 else "")
+                      for i, text in zip(step, texts, strict=False)]  # fmt: skip
             if tokens:
                 yield tokens if batch else tokens[0]
 
@@ -58,6 +61,11 @@ class LoadedEngine:
     def next_logprobs(self, ids: Sequence[int], top: int = 20) -> dict[int, float]:
         """The `top` most likely next tokens and their natural log-probabilities."""
         return self._engine.next_logprobs(ids, top)
+
+    def rss_bytes(self) -> int:
+        """Resident bytes of this process and of those that serve its model."""
+        served_by = self._engine.pids() if "server" in self._engine.capabilities else []
+        return tree_bytes([os.getpid(), *served_by]).rss
 
     def __enter__(self) -> "LoadedEngine":
         return self

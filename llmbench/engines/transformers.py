@@ -8,6 +8,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -42,6 +43,10 @@ class TransformersEngine:
 
     def load(self, model: ModelSource, options: dict[str, Any]) -> Served:
         """Load the folder's weights; no code from the folder is run, nothing is downloaded."""
+        if model.file:
+            raise Unsupported("engine transformers loads Hugging Face folders, not GGUF files",
+                              how="edge, llamacpp and ollama load this file; transformers, the "
+                                  "folder it was made of")  # fmt: skip
         device, threads = options.pop("device", "cpu"), options.pop("threads", 1)
         self.options = TransformersOptions(**options)
         started = time.perf_counter()
@@ -112,11 +117,12 @@ class TransformersEngine:
         if device == "cuda" and not torch.cuda.is_available():
             raise Unsupported("device cuda: torch finds no usable GPU here", how="llmbench doctor")
         torch.set_num_threads(threads)
-        loaded = AutoModelForCausalLM.from_pretrained(
-            model.folder, dtype=getattr(torch, self.options.dtype), use_safetensors=True,
-            attn_implementation=self.options.attention_impl, local_files_only=True,
-            trust_remote_code=False, **self._quantized(device),
-        )  # fmt: skip
+        with _named_attention(self.options.attention_impl):
+            loaded = AutoModelForCausalLM.from_pretrained(
+                model.folder, dtype=getattr(torch, self.options.dtype), use_safetensors=True,
+                attn_implementation=self.options.attention_impl, local_files_only=True,
+                trust_remote_code=False, **self._quantized(device),
+            )  # fmt: skip
         quantized = self.options.quantization != "none"  # such a model cannot be moved afterwards
         self.model = (loaded if quantized else loaded.to(device)).eval()
 
@@ -171,6 +177,19 @@ class TransformersEngine:
 
     def _device_name(self) -> str:
         return self.torch.cuda.get_device_name() if self.device == "cuda" else "cpu"
+
+
+@contextmanager
+def _named_attention(impl: str) -> Iterator[None]:
+    """Raises: Unsupported when a family has no such attention, as Gemma 2 with its soft caps."""
+    try:
+        yield
+    except ValueError as error:
+        if "attention implementation" not in str(error):
+            raise
+        raise Unsupported(f"transformers has no attention {impl} for this model",
+                          why=str(error).partition(". ")[0],
+                          how="attention_impl: eager") from None  # fmt: skip
 
 
 def _is_linear(module: Any) -> bool:

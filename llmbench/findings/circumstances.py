@@ -17,6 +17,7 @@ FLAGS = {
     "reloaded": "the model was loaded again in between",
     "cached": "part of the prompt was already cached",
     "short": "fewer tokens than asked",
+    "merged": "the server sent several tokens as the first piece: when the first came is not known",
     "impossible": "faster than the machine can be",
     "incorrect": "the output differs from the other repeats or the reference",
     "drift": "its times became longer or shorter over a process run",

@@ -43,7 +43,7 @@ COLUMNS = [
     "output_sha256", "agreement", "others_cpu_s", "idle_wait_s", "energy_j", "energy_window_s",
     "energy_reason", "preview",
     "window", "twin", "layer_classes", "audit", "session", "prompt_sha256", "served_threads",
-    "served_device",
+    "served_device", "build", "isa",
 ]  # fmt: skip
 
 
@@ -88,8 +88,11 @@ def mfu(flops: Any, seconds: Any, peak_flops_per_s: Any) -> Any:
     return flops / seconds / peak_flops_per_s
 
 
-def _times(steps: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """`ttft_s tpot_s e2e_s itl_s` of rows whose tokens came at `steps` ns after submit."""
+def _times(steps: Sequence[Sequence[int]], chunks: Sequence[float | None]) -> dict[str, Any]:
+    """`ttft_s tpot_s e2e_s itl_s` of rows whose tokens came at `steps` ns after submit.
+
+    Where a server sent them in fewer pieces, the gaps between its tokens are not known: none.
+    """
     n = np.fromiter(map(len, steps), np.int64, len(steps))
     ns = np.fromiter(itertools.chain.from_iterable(steps), np.float64, int(n.sum()))
     ends = n.cumsum()
@@ -98,7 +101,8 @@ def _times(steps: Sequence[Sequence[int]]) -> dict[str, Any]:
     last = padded[np.where(n > 0, ends - 1, len(ns))]
     gaps = np.diff(ns) / 1e9
     itl = np.empty(len(steps), object)
-    itl[:] = [gaps[end - size : max(end - 1, 0)] for end, size in zip(ends, n, strict=True)]
+    itl[:] = [gaps[end - size : max(end - 1, 0)] if pieces in (None, size) else gaps[:0]
+              for end, size, pieces in zip(ends, n, chunks, strict=True)]  # fmt: skip
     tpot = np.where(n > 1, (last - first) / np.maximum(n - 1, 1), np.nan)
     return {"ttft_s": first / 1e9, "tpot_s": tpot / 1e9, "e2e_s": last / 1e9, "itl_s": itl,
             "_steps": n}  # fmt: skip
@@ -136,6 +140,9 @@ def measured(rows: Sequence[dict], environments: Mapping[str, Mapping], run: str
            "session": row.of(lambda row: row.get("session") or "", object),
            "served_threads": served.column("threads", float),
            "served_device": served.column("device", object),
+           "build": served.column("build", object),
+           "isa": place.of(lambda known: tuple((known.get("machine") or {}).get("isa") or ()),
+                           object),
            "output_sha256": witness.column("output_sha256", object),
            "prompt_sha256": witness.column("prompt_sha256", object),
            "agreement": witness.column("agreement", float),
@@ -151,7 +158,8 @@ def measured(rows: Sequence[dict], environments: Mapping[str, Mapping], run: str
            "_counted": witness.column("output_tokens", float),
            "_submit_ns": raw.column("submit_ns", float),
            "_point": point.of(_as_text)}
-        | _times([part.get("step_ns") or () for part in raw.each]),
+        | _times([part.get("step_ns") or () for part in raw.each],
+                 [(part.get("server") or NOTHING).get("chunks") for part in raw.each]),
         index=range(len(rows)),
     )  # fmt: skip
     return _derived(frame, environments)

@@ -69,9 +69,17 @@ def kv_bytes_per_token(spec: Spec, itemsize: int) -> int:
     """Bytes the KV cache holds per token and row: 2·layers·kv_heads·head_dim·itemsize.
 
     Layers with a sliding window are counted whole: a cache that drops old keys holds less.
+    """
+    heads = spec.n_layers * spec.n_kv_heads
+    return cached_bytes_per_token(heads, spec.head_dim, spec.head_dim, itemsize)
+
+
+def cached_bytes_per_token(heads: int, key_size: int, value_size: int, itemsize: int) -> int:
+    """Bytes of one token's keys and values in `heads` KV heads, counted over all layers.
+
     Source: Pope et al., Efficiently Scaling Transformer Inference, arXiv 2211.05102, section 3.3.
     """
-    return 2 * spec.n_layers * spec.n_kv_heads * spec.head_dim * itemsize
+    return heads * (key_size + value_size) * itemsize
 
 
 def kv_read_bytes(spec: Spec, context_len: int, itemsize: int) -> int:

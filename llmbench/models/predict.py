@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmbench.errors import BadParams, Unsupported
-from llmbench.hardware import Roofs
+from llmbench.hardware import Roofs, machine
 from llmbench.models import cost, source
-from llmbench.models.spec import Spec, spec_from_catalog, spec_from_config
+from llmbench.models.header import read_header
+from llmbench.models.spec import Spec, spec_from_catalog, spec_from_config, spec_from_header
 from llmbench.units import nbytes
 
 KV_ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -67,12 +68,31 @@ def predict(
     )
 
 
+def predict_here(
+    model: str | Spec,
+    *,
+    context_len: int,
+    batch_size: int = 1,
+    dtype: str = "float16",
+    kv_dtype: str | None = None,
+    device_bytes: int | None = None,
+    roofs: Roofs | None = None,
+) -> Prediction:
+    """`predict` for a device of `device_bytes`; without them, for this machine's memory."""
+    here = machine()
+    memory = device_bytes or here.cgroup_memory_bytes or here.memory_bytes
+    return predict(model, context_len=context_len, batch_size=batch_size, dtype=dtype,
+                   kv_dtype=kv_dtype, device_bytes=memory, roofs=roofs)  # fmt: skip
+
+
 def spec_of(name: str) -> Spec:
-    """The spec of a model: `builtin:`, a folder, `hf:`, `ollama:`, `shape:` or a catalog name.
+    """The spec of a model: `builtin:`, `gguf:`, a folder, `shape:`, or a name of the catalog.
 
     Raises: BadParams for an unknown name, Missing or Unsupported when no spec can be had.
     """
-    if name.startswith(("spectral:", "gguf:")):
+    if name.startswith("gguf:"):
+        return spec_from_header(read_header(source.locate(name), texts=False))
+    if name.startswith("spectral:"):
         raise Unsupported(
             f"models: memory of {name!r} is not predicted from its name",
             why="its cost follows from other numbers than those of a transformer's config",

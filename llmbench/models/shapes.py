@@ -51,11 +51,16 @@ def shape_architecture(name: str) -> catalog.Architecture:
     return found
 
 
-def shape_folder(name: str) -> Path:
-    """Where `shape:<name>` is kept once it is made: in LLMBENCH_CACHE, or the user's cache."""
+def cache_folder() -> Path:
+    """Where what can be made again is kept: LLMBENCH_CACHE, or the user's cache."""
     root = os.environ.get("LLMBENCH_CACHE") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "llmbench")  # fmt: skip
-    return Path(root) / "shapes" / f"{_plain(name)}-v{VERSION}"
+    return Path(root)
+
+
+def shape_folder(name: str) -> Path:
+    """Where `shape:<name>` is kept once it is made."""
+    return cache_folder() / "shapes" / f"{_plain(name)}-v{VERSION}"
 
 
 def make_shape(name: str) -> Path:

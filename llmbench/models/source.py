@@ -1,55 +1,81 @@
-"""A model's name → its folder and the checksum of its weights, without torch."""
+"""A model's name → its folder or file, config, tokenizer and checksum, without torch."""
 
 import hashlib
 import json
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from llmbench.errors import BadParams, Missing
+from llmbench.models.gguf_config import config_of
+from llmbench.models.gguf_tokenizer import tokenizer_of
+from llmbench.models.header import Header, read_header
+from llmbench.models.tokenizer import Tokenizer, load_tokenizer
 
 BUILTIN = Path(__file__).parent / "builtin"
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model on this disk: its public name, its folder, and the sha256 of its weight files."""
+    """A model on this disk: its public name, its folder or its GGUF file, and its sha256.
+
+    An engine that takes one of the two refuses the other by name.
+    """
 
     name: str
-    folder: Path
-    sha256: str
+    folder: Path | None  # of Hugging Face: config.json, tokenizer.json, *.safetensors
+    sha256: str  # of the weight files; of a GGUF file all its bytes
+    file: Path | None = None  # GGUF
+
+    @cached_property
+    def header(self) -> Header:
+        """What the GGUF file says before its weights. Raises: BadParams for a damaged file."""
+        assert self.file, f"{self.name} is no GGUF file"
+        return read_header(self.file)
 
     @property
-    def config(self) -> dict:
-        """The folder's config.json."""
+    def config(self) -> dict[str, Any]:
+        """The folder's config.json, or the same made from the file's header."""
+        if self.file:
+            return config_of(self.header)
         return json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The model's own. Raises: Missing, Unsupported, BadParams when it cannot be read."""
+        return tokenizer_of(self.header.metadata) if self.file else load_tokenizer(self.folder)
 
 
 def find_model(name: str) -> ModelSource:
-    """The model called `name`: `builtin:`, `shape:`, or a folder with config.json and safetensors.
+    """The model called `name`: `builtin:`, `shape:`, `gguf:<file>`, or a folder with safetensors.
 
-    A `shape:` model is made when it is not there yet. Raises: BadParams when there is no such name,
-    Missing when the folder lacks its files, StoreFailed when there is no room to make it.
+    A `shape:` model is made when it is not there yet. Raises: BadParams when there is no such name
+    or its file is damaged, Missing when the folder lacks its files, StoreFailed when there is no
+    room to make it.
     """
-    folder = shapes().make_shape(name) if name.startswith("shape:") else locate(name)
-    weights = sorted(folder.glob("*.safetensors"))
-    return ModelSource(name, folder, _sha256(tuple((p, p.stat().st_mtime_ns) for p in weights)))
+    place = shapes().make_shape(name) if name.startswith("shape:") else locate(name)
+    if place.is_file():
+        read_header(place, texts=False)  # refuse a damaged file before anything is made of it
+        return ModelSource(name, None, _sha256(((place, place.stat().st_mtime_ns),)), place)
+    weights = sorted(place.glob("*.safetensors"))
+    return ModelSource(name, place, _sha256(tuple((p, p.stat().st_mtime_ns) for p in weights)))
 
 
-def foreseen(name: str) -> ModelSource:
-    """As `find_model`, but a `shape:` model that is not there yet is not made.
+def peek_model(name: str) -> ModelSource:
+    """As `find_model`, but a `shape:` model that is not there is not made.
 
-    It has no sha256, and the folder that lends its tokenizer. Raises: as `find_model`.
+    Of such a one only name and tokenizer are true; its sha256 is empty.
     """
-    if name.startswith("shape:") and shapes().bytes_to_make(name):
-        return ModelSource(name, shapes().TINY, "")
+    if name.startswith("shape:") and not (locate(name) / "model.safetensors").is_file():
+        return ModelSource(name, shapes().TINY, "")  # whose tokenizer every shape has
     return find_model(name)
 
 
 def locate(name: str) -> Path:
-    """The folder of the model called `name`; its files are there, their content is not read.
+    """The folder or the GGUF file of the model called `name`; its content is not read.
 
     That of a `shape:` model is made by `find_model` only. Raises: BadParams when
     there is no such name, Missing when the folder lacks its files.
@@ -57,11 +83,13 @@ def locate(name: str) -> Path:
     if name.startswith("shape:"):
         shapes().shape_architecture(name)
         return shapes().shape_folder(name)
+    if name.startswith("gguf:"):
+        return _file(name)
     folder = _builtin(name) if name.startswith("builtin:") else _folder(name)
     if not any(folder.glob("*.safetensors")) or not (folder / "config.json").is_file():
         raise Missing(
             f"models: {name} has no config.json with *.safetensors beside it",
-            why="llmbench reads safetensors only; other weight files can run code when loaded",
+            why="llmbench reads safetensors and GGUF; other weight files can run code when loaded",
             how="point to a Hugging Face folder, or convert its weights to safetensors",
         )
     return folder
@@ -89,9 +117,18 @@ def _folder(name: str) -> Path:
         return folder
     raise BadParams(
         f"models: no model {name!r}",
-        why="it is neither builtin:<name> nor a folder on this machine",
-        how="use builtin:tiny, or the path of a Hugging Face folder",
-    )
+        why="it is neither builtin:<name> nor gguf:<file> nor a folder on this machine",
+        how=f"use gguf:{name}" if folder.is_file() else
+            "use builtin:tiny, gguf:<file>, or the path of a Hugging Face folder",
+    )  # fmt: skip
+
+
+def _file(name: str) -> Path:
+    file = Path(name.removeprefix("gguf:")).expanduser()
+    if file.is_file():
+        return file
+    raise BadParams(f"models: no file {str(file)!r}", why=f"{name} asks for it",
+                    how="give the path of a GGUF file on this machine")  # fmt: skip
 
 
 @lru_cache(maxsize=64)

@@ -1,13 +1,13 @@
-"""Architecture numbers of a decoder, from a config.json or the catalog, without torch."""
+"""Architecture numbers of a decoder, from a config.json, a GGUF header or the catalog."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from llmbench import catalog
 from llmbench.errors import Missing, Unsupported
+from llmbench.models.header.parts import Header
 
-FAMILIES = ("llama", "qwen2", "mistral", "mixtral", "phi3", "gemma2")
+FAMILIES = ("llama", "qwen2", "mistral", "mixtral", "phi3", "gemma2", "granite")
 REQUIRED = ("n_layers", "n_heads", "n_kv_heads", "head_dim", "d_model", "d_ff", "vocab_size",
             "tied")  # fmt: skip
 
@@ -66,12 +66,65 @@ def spec_from_config(config: Mapping[str, Any]) -> Spec:
         raise Missing(f"models: config.json of a {kind} model has no {error.args[0]!r}") from None
 
 
+def spec_from_header(header: Header) -> Spec:
+    """The spec that a GGUF header describes; of what config.json says besides, its tensors tell.
+
+    Raises: Unsupported for a family whose tensors these numbers do not describe, Missing when the
+    header lacks a number or states one a layer.
+    """
+    kind, numbers = header.metadata.get("general.architecture"), _Numbers(header)
+    routed = numbers.get("expert_count", 0) > 1
+    kind = _family("mixtral" if kind == "llama" and routed else kind)
+    stems = {info.name.removeprefix("blk.0.") for info in header.tensors}
+    embedding = next((t for t in header.tensors if t.name == "token_embd.weight"), None)
+    n_heads, d_model = numbers["attention.head_count"], numbers["embedding_length"]
+    return Spec(
+        model_type=kind,
+        n_layers=numbers["block_count"],
+        n_heads=n_heads,
+        n_kv_heads=numbers.get("attention.head_count_kv", n_heads),
+        head_dim=numbers.get("attention.key_length", d_model // n_heads),
+        d_model=d_model,
+        d_ff=numbers["feed_forward_length"],
+        vocab_size=embedding.shape[0] if embedding else numbers["vocab_size"],
+        tied="output.weight" not in stems,
+        qkv_bias=bool(stems & {"attn_q.bias", "attn_qkv.bias"}),
+        o_bias="attn_output.bias" in stems,
+        mlp_bias="ffn_up.bias" in stems,
+        n_experts=numbers["expert_count"] if routed else 1,
+        n_experts_used=numbers["expert_used_count"] if routed else 1,
+        trained_context=numbers.get("context_length"),
+    )
+
+
+class _Numbers:
+    """The positive whole numbers under a header's architecture."""
+
+    def __init__(self, header: Header) -> None:
+        self._prefix = f"{header.metadata.get('general.architecture')}."
+        self._metadata, self._path = header.metadata, header.path
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return default if self._metadata.get(self._prefix + key, 0) == 0 else self[key]
+
+    def __getitem__(self, key: str) -> int:
+        found = self._metadata.get(self._prefix + key)
+        if type(found) is not int or found < 1:
+            raise Missing(f"models: {self._path} has no positive number {self._prefix + key}",
+                          how="llmbench inspect shows what its header says")  # fmt: skip
+        return found
+
+
 def spec_from_catalog(name: str) -> Spec:
     """The spec of a model that the catalog names.
 
     Raises: BadParams for an unknown name, Unsupported for a family without this formula, Missing
     when the catalog does not know every number.
     """
+    from llmbench import (
+        catalog,
+    )  # here, because the card of a file needs no catalog and starts fast
+
     entry = catalog.model(name)
     if entry.architecture is None:
         raise Unsupported(f"models: {entry.name} is not a transformer", why=entry.note or "")
@@ -106,5 +159,5 @@ def _biases(kind: str, config: Mapping[str, Any]) -> dict[str, bool]:
     if kind in ("mistral", "mixtral", "phi3"):
         return {}
     attention = bool(config.get("attention_bias"))
-    mlp = kind == "llama" and bool(config.get("mlp_bias"))
+    mlp = kind in ("llama", "granite") and bool(config.get("mlp_bias"))
     return {"qkv_bias": attention, "o_bias": attention, "mlp_bias": mlp}

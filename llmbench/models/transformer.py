@@ -1,22 +1,27 @@
-"""A Llama or Qwen2 decoder in plain PyTorch: the readable truth that other code is held to.
+"""Decoders of Llama's kind in plain PyTorch: the readable truth that other code is held to.
 
+What a family does otherwise than Llama stands in `models.families`, as numbers.
 Shapes: B rows, T new tokens, S keys in the cache, H heads, G key/value heads, D head size, C width,
 V vocabulary. Source: Touvron et al., LLaMA, arXiv 2302.13971; Su et al., RoFormer, arXiv
 2104.09864; Ainslie et al., GQA, arXiv 2305.13245; Shazeer, GLU variants, arXiv 2002.05202.
 """
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
+from llmbench.models.attention import attention
+from llmbench.models.families import Traits, traits_of
+from llmbench.models.rope import rope_of
+from llmbench.models.spec import Spec
 
-from llmbench.errors import Unsupported
-from llmbench.models.spec import Spec, spec_from_config
-from llmbench.models.weights import Weights
 
-FAMILIES = ("llama", "qwen2", "mistral")
+class Weights(Protocol):
+    """Where tensors come from: a folder's safetensors, or a GGUF file."""
+
+    def take(self, name: str, *shape: int) -> Any:
+        """The tensor called `name`. Raises: Missing unless it is there and has `shape`."""
+        ...
 
 
 class KVCache:
@@ -35,92 +40,18 @@ class KVCache:
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
 
-# -- attention: q (B, H, T, D), k and v (B, H, S, D) → (B, H, T, D); the T last of S are the queries
-
-
-def attend_reference(q: Any, k: Any, v: Any) -> Any:
-    """softmax(q kᵀ / √D) v with a causal mask, the softmax in float32."""
-    import torch
-
-    new, seen = q.shape[2], k.shape[2]
-    scores = (q @ k.transpose(2, 3)).float() / math.sqrt(q.shape[3])  # (B, H, T, S)
-    ahead = torch.ones(new, seen, dtype=torch.bool, device=q.device).triu(seen - new + 1)
-    return scores.masked_fill(ahead, -torch.inf).softmax(-1).to(v.dtype) @ v
-
-
-def attend_sdpa(backend: str) -> Callable[[Any, Any, Any], Any]:
-    """PyTorch's scaled_dot_product_attention, held to one of its backends: MATH, FLASH_ATTENTION.
-
-    Raises (when it runs): RuntimeError when this backend cannot serve; none other steps in.
-    """
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.nn.functional import scaled_dot_product_attention
-
-    def attend(q: Any, k: Any, v: Any) -> Any:
-        new, seen = q.shape[2], k.shape[2]
-        if new not in (1, seen):
-            raise Unsupported("attention of several new tokens behind a filled cache is not needed")
-        with sdpa_kernel(getattr(SDPBackend, backend)):
-            return scaled_dot_product_attention(q, k, v, is_causal=new > 1)
-
-    return attend
-
-
-def attend_skipped(q: Any, k: Any, v: Any) -> Any:
-    """Each position's own value: no scores, no softmax. An ablation; its output is no model's."""
-    return v[:, :, -q.shape[2] :]
-
-
-def attention(impl: str) -> Callable[[Any, Any, Any], Any]:
-    """The attention called `impl`."""
-    if impl.startswith("sdpa-"):
-        return attend_sdpa({"sdpa-math": "MATH", "sdpa-flash": "FLASH_ATTENTION"}[impl])
-    return {"reference": attend_reference, "skipped": attend_skipped}[impl]
-
-
-# -- rotary positions ------------------------------------------------------------------------------
-
-
-def rope_frequencies(config: Mapping[str, Any], head_dim: int) -> np.ndarray:
-    """Radians a position of each pair of dimensions, (D/2,) float32.
-
-    Raises: Unsupported for a scaling other than Llama 3's. Source: arXiv 2104.09864, section 3.2.2.
-    """
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    theta = rope.get("rope_theta") or config.get("rope_theta") or 10_000.0
-    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    frequencies = (1.0 / np.float32(theta) ** exponents).astype(np.float32)
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind == "default":
-        return frequencies
-    if kind == "llama3":
-        return _llama3(frequencies, rope)
-    raise Unsupported(f"models: rotary scaling {kind!r} is not one that edge has",
-                      how="default and llama3 are supported")  # fmt: skip
-
-
-def _llama3(frequencies: np.ndarray, rope: Mapping[str, Any]) -> np.ndarray:
-    """Long waves slowed by `factor`, short ones kept, between them blended.
-
-    Source: Grattafiori et al., The Llama 3 Herd of Models; arXiv 2407.21783, and its code.
-    """
-    trained, slow, fast = (rope[name] for name in (
-        "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"))  # fmt: skip
-    turns = trained * frequencies / (2 * math.pi)  # within the context first trained for
-    share = np.clip((turns - slow) / (fast - slow), 0, 1)
-    scaled = (1 - share) * frequencies / rope["factor"] + share * frequencies
-    return scaled.astype(np.float32)
-
-
 def rotate(x: Any, cos: Any, sin: Any) -> Any:
-    """x (B, H, T, D) with its halves turned by the angles of cos and sin (T, D/2)."""
+    """x (B, H, T, D) with the halves of its first R dimensions turned by cos and sin (T, R/2)."""
     import torch
 
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    half = cos.shape[-1]
+    first, second, rest = x.split([half, half, x.shape[-1] - 2 * half], dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
 
 
-# -- the model -------------------------------------------------------------------------------------
+def times(x: Any, factor: float) -> Any:
+    """x · factor, and x itself for a factor of one."""
+    return x if factor == 1 else x * factor
 
 
 @dataclass(frozen=True)
@@ -132,10 +63,12 @@ class Layer:
     k: tuple[Any, Any]
     v: tuple[Any, Any]
     o: tuple[Any, Any]
+    after_attention_norm: Any  # None in most families
     mlp_norm: Any
     gate: tuple[Any, Any]
     up: tuple[Any, Any]
     down: tuple[Any, Any]
+    after_mlp_norm: Any  # None in most families
 
 
 class Transformer:
@@ -144,15 +77,17 @@ class Transformer:
     def __init__(self, config: Mapping[str, Any], weights: Weights, impl: str) -> None:
         import torch
 
-        self.spec, self.eps = _supported(config), config.get("rms_norm_eps", 1e-6)
-        spec, self.attend = self.spec, attention(impl)
+        self.spec, self.traits = traits_of(config)
+        spec, self.eps = self.spec, config.get("rms_norm_eps", 1e-6)
+        self.rope = rope_of(config, spec.head_dim)  # before any weight: it may refuse
         self.embedding = weights.take("model.embed_tokens.weight", spec.vocab_size, spec.d_model)
-        self.layers = [_layer(spec, weights, number) for number in range(spec.n_layers)]
+        self.attend = attention(impl, self.traits.scores, self.embedding.device.type)
+        self.layers = [_layer(spec, self.traits, weights, n) for n in range(spec.n_layers)]
         self.norm = weights.take("model.norm.weight", spec.d_model)
         self.head = self.embedding if spec.tied else weights.take(
             "lm_head.weight", spec.vocab_size, spec.d_model)  # fmt: skip
-        frequencies = rope_frequencies(config, spec.head_dim)
-        self.frequencies = torch.from_numpy(frequencies).to(self.embedding.device)
+        self.radians = [torch.from_numpy(part).to(self.embedding.device)
+                        for part in (self.rope.near, self.rope.far)]  # fmt: skip
 
     def tensors(self) -> list[Any]:
         """Every tensor once; a tied head is the embedding."""
@@ -163,19 +98,34 @@ class Transformer:
 
     def forward(self, ids: Any, cache: KVCache, last_only: bool = True) -> Any:
         """Logits (B, V) after the last of `ids` (B, T), or (B, T, V) after each; grows `cache`."""
-        import torch
         from torch.nn.functional import embedding, linear
 
-        x = embedding(ids, self.embedding)  # (B, T, C)
-        places = torch.arange(cache.used, cache.used + ids.shape[1], device=ids.device)
-        angles = places[:, None].float() * self.frequencies  # (T, D/2)
-        turn = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+        x = times(embedding(ids, self.embedding), self.traits.embedding_scale)  # (B, T, C)
+        turn = self._turn(cache.used, cache.used + ids.shape[1], x)
         for number, layer in enumerate(self.layers):
-            x = x + self._attention(layer, number, self._norm(x, layer.attention_norm), turn, cache)
-            x = x + _mlp(layer, self._norm(x, layer.mlp_norm))
+            x = self._block(layer, number, x, turn, cache)
         cache.used += ids.shape[1]
         x = x[:, -1] if last_only else x
-        return linear(self._norm(x, self.norm), self.head)
+        logits = times(linear(self._norm(x, self.norm), self.head), self.traits.logit_scale)
+        cap = self.traits.logit_cap
+        return cap * (logits / cap).tanh() if cap else logits
+
+    def _turn(self, start: int, end: int, like: Any) -> tuple[Any, Any]:
+        """Cosines and sines (T, R/2) of the positions from `start` to before `end`."""
+        import torch
+
+        radians = self.radians[end > self.rope.trained]
+        angles = torch.arange(start, end, device=like.device)[:, None].float() * radians
+        stretch = self.rope.stretch
+        return (angles.cos() * stretch).to(like.dtype), (angles.sin() * stretch).to(like.dtype)
+
+    def _block(self, layer: Layer, number: int, x: Any, turn: tuple, cache: KVCache) -> Any:
+        """The stream (B, T, C) with what attention and MLP add to it."""
+        scale = self.traits.residual_scale
+        mixed = self._attention(layer, number, self._norm(x, layer.attention_norm), turn, cache)
+        x = x + times(self._norm(mixed, layer.after_attention_norm), scale)
+        made = self._mlp(layer, self._norm(x, layer.mlp_norm))
+        return x + times(self._norm(made, layer.after_mlp_norm), scale)
 
     def _attention(self, layer: Layer, number: int, x: Any, turn: tuple, cache: KVCache) -> Any:
         """Project, rotate, append to the cache, attend, project back: (B, T, C)."""
@@ -187,27 +137,35 @@ class Transformer:
             for w in (layer.q, layer.k, layer.v)
         )
         k, v = cache.append(number, rotate(k, *turn), v)
+        scores = self.traits.scores[number]
+        if scores.window:  # what no query sees any more
+            k, v = (t[:, :, -(scores.window + new - 1) :] for t in (k, v))
         group = self.spec.n_heads // self.spec.n_kv_heads  # query heads that share a key head
         if group > 1:
             k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-        mixed = self.attend(rotate(q, *turn), k, v)  # (B, H, T, D)
+        mixed = self.attend(rotate(q, *turn), k, v, scores)  # (B, H, T, D)
         return linear(mixed.transpose(1, 2).reshape(rows, new, -1), *layer.o)
 
+    def _mlp(self, layer: Layer, x: Any) -> Any:
+        """down(activation(gate x) · up x)."""
+        from torch.nn.functional import gelu, linear, silu
+
+        gate = linear(x, *layer.gate)
+        gate = silu(gate) if self.traits.activation == "silu" else gelu(gate, approximate="tanh")
+        return linear(gate * linear(x, *layer.up), *layer.down)
+
     def _norm(self, x: Any, weight: Any) -> Any:
-        """RMSNorm, in float32. Source: Zhang and Sennrich, arXiv 1910.07467, equation 4."""
+        """RMSNorm in float32, or x where there is none. Source: arXiv 1910.07467, equation 4."""
+        if weight is None:
+            return x
         wide = x.float()
         wide = wide * (wide.pow(2).mean(-1, keepdim=True) + self.eps).rsqrt()
+        if self.traits.one_plus_norm:
+            return (wide * (1 + weight.float())).to(x.dtype)
         return weight * wide.to(x.dtype)
 
 
-def _mlp(layer: Layer, x: Any) -> Any:
-    """down(silu(gate x) · up x)."""
-    from torch.nn.functional import linear, silu
-
-    return linear(silu(linear(x, *layer.gate)) * linear(x, *layer.up), *layer.down)
-
-
-def _layer(spec: Spec, weights: Weights, number: int) -> Layer:
+def _layer(spec: Spec, traits: Traits, weights: Weights, number: int) -> Layer:
     heads, kv = spec.n_heads * spec.head_dim, spec.n_kv_heads * spec.head_dim
     c, ff, before = spec.d_model, spec.d_ff, f"model.layers.{number}"
 
@@ -215,27 +173,24 @@ def _layer(spec: Spec, weights: Weights, number: int) -> Layer:
         bias = weights.take(f"{before}.{name}.bias", out) if biased else None
         return weights.take(f"{before}.{name}.weight", out, wide), bias
 
+    def dense_of(names: str, outs: tuple[int, ...], biased: bool, fused: str) -> list:
+        if not traits.fused:
+            return [dense(n, out, c, biased) for n, out in zip(names.split(), outs, strict=True)]
+        whole, _ = dense(fused, sum(outs), c, False)
+        return [(rows, None) for rows in whole.split(outs)]
+
+    def norm(name: str) -> Any:
+        return weights.take(f"{before}.{name}_layernorm.weight", c)
+
+    q, k, v = dense_of("self_attn.q_proj self_attn.k_proj self_attn.v_proj", (heads, kv, kv),
+                       spec.qkv_bias, "self_attn.qkv_proj")  # fmt: skip
+    gate, up = dense_of("mlp.gate_proj mlp.up_proj", (ff, ff), spec.mlp_bias, "mlp.gate_up_proj")
+    four = traits.four_norms
     return Layer(
-        attention_norm=weights.take(f"{before}.input_layernorm.weight", c),
-        q=dense("self_attn.q_proj", heads, c, spec.qkv_bias),
-        k=dense("self_attn.k_proj", kv, c, spec.qkv_bias),
-        v=dense("self_attn.v_proj", kv, c, spec.qkv_bias),
+        attention_norm=norm("input"), q=q, k=k, v=v,
         o=dense("self_attn.o_proj", c, heads, spec.o_bias),
-        mlp_norm=weights.take(f"{before}.post_attention_layernorm.weight", c),
-        gate=dense("mlp.gate_proj", ff, c, spec.mlp_bias),
-        up=dense("mlp.up_proj", ff, c, spec.mlp_bias),
+        after_attention_norm=norm("post_attention") if four else None,
+        mlp_norm=norm("pre_feedforward" if four else "post_attention"), gate=gate, up=up,
         down=dense("mlp.down_proj", c, ff, spec.mlp_bias),
-    )
-
-
-def _supported(config: Mapping[str, Any]) -> Spec:
-    """The spec of a family that this forward computes. Raises: Unsupported, with why."""
-    kind, known = config.get("model_type"), ", ".join(FAMILIES)
-    if kind not in FAMILIES:
-        raise Unsupported(f"models: edge has no family {kind!r}", how=f"families: {known}")
-    window = config.get("sliding_window")
-    if window and (kind == "mistral" or config.get("use_sliding_window")):
-        raise Unsupported(f"models: edge has no sliding window, and this model has one of {window}")
-    if config.get("hidden_act", "silu") != "silu":
-        raise Unsupported(f"models: edge has no activation {config['hidden_act']!r}, only silu")
-    return spec_from_config(config)
+        after_mlp_norm=norm("post_feedforward") if four else None,
+    )  # fmt: skip

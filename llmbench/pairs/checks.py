@@ -1,5 +1,6 @@
 """What must hold before two engines may be compared, each as data: held, failed or not recorded."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -52,6 +53,9 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+FEATURES = {"avx2": "AVX2", "avx512f": "AVX512", "avx512_vnni": "AVX512_VNNI"}  # /proc, ggml
+BUILT_WITH = re.compile(r"(\w+)\s*=\s*([01])")  # as ggml lists its features
+
 NEEDED = ("same weights", "same prompts", "outputs agree", "no answer from a cache",
           "turns interleaved")  # without their evidence, no verdict  # fmt: skip
 
@@ -75,6 +79,7 @@ def checks_of(
         _interleaved(sides),
         _others(sides),
         _pace(logs, sides.unit),
+        *_health(sides),
         _aa(aa, metric, served_otherwise),
     )
 
@@ -188,6 +193,8 @@ def distance(one: dict, other: dict) -> float:
     for place, (mine, theirs) in enumerate(zip(one["prefixes"], other["prefixes"], strict=False)):
         if mine != theirs:
             break
+        if not (one["next_ids"][place] and other["next_ids"][place]):
+            continue  # a server does not always tell
         here, there = (dict(zip(side["next_ids"][place], side["next_logprobs"][place], strict=True))
                        for side in (one, other))  # fmt: skip
         apart += [_apart_by(here, there), _apart_by(there, here)]
@@ -270,6 +277,27 @@ def _pace(logs: pd.DataFrame, unit: Sequence[str]) -> Check:
     changed = abs(middle) >= PACE and abs(middle) > reach
     detail = f"it changes by {100 * np.expm1(middle):+.1f} % from the first block to the last"
     return Check(name, not changed, detail)
+
+
+def _health(sides: Sides) -> Iterator[Check]:
+    """Whether native engines were built for this processor; nothing where no engine tells."""
+    name, lacking, told = "built for this machine", {}, False
+    for side in (sides.target, sides.baseline):
+        builds = side["build"].dropna() if "build" in side and "isa" in side else ()
+        for place, build in builds.items() if len(builds) else ():
+            told = True
+            have = {word for word, on in BUILT_WITH.findall(build) if on == "1"}
+            asked = {FEATURES[feature] for feature in side.at[place, "isa"] if feature in FEATURES}
+            if asked - have:
+                lacking[_who(side, place)] = ", ".join(sorted(asked - have))
+    if told:
+        detail = "; ".join(f"{who} without {what}, which this machine has"
+                           for who, what in lacking.items())  # fmt: skip
+        yield Check(name, not lacking, detail or "with all that its processor offers")
+
+
+def _who(side: pd.DataFrame, place: Any) -> str:
+    return str(side.at[place, "engine"]) if "engine" in side else "one side"
 
 
 def _aa(aa: Ratio | None, metric: str, served_otherwise: str) -> Check:

@@ -149,6 +149,7 @@ def test_pytorch_counts_the_same_flops(counted: tuple[Spec, int, int]) -> None:
 @pytest.mark.parametrize(
     ("kind", "changes"),
     [("Qwen2", {}), ("Mistral", {}), ("Phi3", {"pad_token_id": 0}), ("Gemma2", {"head_dim": 8}),
+     ("Granite", {"attention_bias": True, "mlp_bias": True}),
      ("Mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}),
      ("Llama", {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True})],
 )  # fmt: skip

@@ -33,6 +33,7 @@ def test_without_kv_heads_every_head_has_its_own() -> None:
         ({"model_type": "llama"}, (False, False, False)),
         ({"model_type": "llama", "attention_bias": True}, (True, True, False)),
         ({"model_type": "llama", "mlp_bias": True}, (False, False, True)),
+        ({"model_type": "granite", "mlp_bias": True}, (False, False, True)),
         ({"model_type": "mistral", "attention_bias": True}, (False, False, False)),
     ],
 )

@@ -523,3 +523,38 @@ def test_log_probabilities_that_are_no_numbers_agree_with_nothing():
                      for f, a in zip(first, rows["audit"], strict=True)]  # fmt: skip
     found = compared(rows)
     assert found.verdict is None and "finite" in check(found, "outputs agree").detail
+
+
+@pytest.mark.parametrize(
+    ("build", "passed"),
+    [("AVX2 = 1 | AVX512 = 1 | LLAMAFILE = 1 | offloaded 0/12 layers", True),
+     ("CPU.0.AVX2=1 CPU.0.AVX512=1", True), ("AVX2 = 1 | AVX512 = 0", False),
+     ("SSE3 = 1 | LLAMAFILE = 1", False)],
+)  # fmt: skip
+def test_an_opponent_built_for_another_machine_takes_the_verdict_away(build, passed):
+    rows = frame(1.3)
+    builds = [build if engine == "slow" else None for engine in rows["engine"]]
+    found = compared(rows.assign(build=builds, isa=[("avx2", "avx512f", "fma")] * len(rows)))
+    told = check(found, "built for this machine")
+    assert (told.passed, found.verdict) == (passed, "yes" if passed else None)
+    assert passed or "slow without" in told.detail
+
+
+def test_nothing_is_said_of_builds_that_nobody_tells():
+    rows = frame(1.3).assign(build=None, isa=[("avx2",)] * len(frame(1.3)))
+    assert "built for this machine" not in {c.name for c in compared(rows).checks}
+
+
+@pytest.mark.parametrize("flag", ["reloaded", "incorrect", "short", "cached", "merged"])
+def test_what_a_server_did_wrong_in_every_row_leaves_nothing_to_compare(flag):
+    rows = frame(1.3)
+    rows["flags"] = [(flag,) if engine == "slow" else () for engine in rows["engine"]]
+    with pytest.raises(CannotSay, match=flag):
+        compared(rows)
+
+
+def test_another_file_is_not_the_same_weights():
+    rows = frame(1.3)
+    other = rows["model_sha256"].where(rows["engine"] == "fast", "f" * 64)
+    found = compared(rows.assign(model_sha256=other))
+    assert found.verdict is None and not check(found, "same weights").passed

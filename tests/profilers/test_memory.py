@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from llmbench.profilers import memory
@@ -30,6 +31,30 @@ def test_a_process_that_is_gone_has_no_rss() -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     assert memory.rss_bytes(child.pid) is None
+
+
+@linux
+def test_a_tree_counts_each_process_once_and_shared_pages_by_their_view(tmp_path: Path) -> None:
+    code = (
+        "import mmap, os, subprocess, sys\n"
+        "held = mmap.mmap(os.open(sys.argv[1], os.O_RDWR), 64 << 20)\n"
+        "sum(held[::4096])\n"
+        "child = subprocess.Popen([sys.executable, *sys.argv[2:]]) if len(sys.argv) > 2 else None\n"
+        "print('ready', flush=True)\n"
+        "input()\n"
+    )
+    file = tmp_path / "weights"
+    file.write_bytes(bytes(64 * MiB))
+    words = ["-c", code, str(file)]
+    both = [sys.executable, *words, *words]
+    with subprocess.Popen(both, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert [parent.stdout.readline() for _ in range(2)] == [b"ready\n"] * 2
+        [child] = psutil.Process(parent.pid).children()
+        tree = memory.tree_bytes([parent.pid, child.pid])
+        parent.communicate(b"\n\n")
+    assert tree.processes == 2
+    assert tree.rss > 128 * MiB > tree.pss > 64 * MiB > tree.uss
+    assert memory.tree_bytes([parent.pid]) == memory.Tree(0, 0, 0, 0)
 
 
 @linux

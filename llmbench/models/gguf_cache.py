@@ -1,0 +1,37 @@
+"""A folder's GGUF file, made when first needed and kept, for engines that take nothing else."""
+
+import hashlib
+from pathlib import Path
+
+from llmbench.errors import BadParams, StoreFailed
+from llmbench.models.export import VERSION, export
+from llmbench.models.gguf_vocab import Tell
+from llmbench.models.shapes import cache_folder
+from llmbench.models.source import ModelSource
+
+SAID = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+
+def gguf_of(source: ModelSource, kind: str, tell: Tell = lambda note: None) -> Path:
+    """The GGUF file of `source`'s folder in `kind`, the same for the same weights and words.
+
+    Raises: Missing, Unsupported, StoreFailed when there is no room for it.
+    """
+    digest = hashlib.sha256(f"{VERSION} {source.name} {source.sha256}".encode())
+    for name in SAID:
+        path = source.folder / name
+        digest.update(path.read_bytes() if path.is_file() else b"")
+    file = cache_folder() / "gguf" / f"{digest.hexdigest()[:24]}-{kind}.gguf"
+    if file.is_file():
+        return file
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreFailed(f"models: {file.parent} cannot be made: {error.strerror}",
+                          how="move LLMBENCH_CACHE") from error  # fmt: skip
+    try:
+        return export(source.name, file, kind, tell=tell)
+    except BadParams:
+        if not file.is_file():  # otherwise another process made the same bytes meanwhile
+            raise
+        return file

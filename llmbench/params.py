@@ -76,8 +76,7 @@ def _model_name(name: str) -> str:
             lost[name].how)  # fmt: skip
         raise ValueError(f"is no model that can be used here; {how}")
     if lost:
-        told = "; ".join(f"{model} ({error.what.removeprefix('models: ')})"
-                         for model, error in lost.items())  # fmt: skip
+        told = "; ".join(error.what.removeprefix("models: ") for error in lost.values())
         raise ValueError(f"names models that cannot be used here: {told}")
     return name
 

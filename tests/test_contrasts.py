@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from llmbench import figures, tables
+from llmbench.figures import style
 from llmbench.findings import Told
 from llmbench.pairs import Claim, Comparison, judged
 from llmbench.pairs.checks import Check
@@ -93,6 +94,27 @@ def test_without_any_ratio_the_figure_is_empty_and_says_so(count):
 def test_an_unknown_noise_floor_is_not_drawn():
     known, unknown = drawn(CLAIM), drawn(replace(CLAIM, noise_floor=None))
     assert len(known.figure.axes[0].collections) == 1 + len(unknown.figure.axes[0].collections)
+
+
+def test_several_baselines_are_named_and_long_names_stay_in_the_figure():
+    long = replace(CLAIM, group=(("run", "demo"), ("model", "shape:" + "long" * 20)))
+    one = Told("edge", "transformers", "ttft_s", Comparison(judged([long])))
+    other = replace(long, baseline="ollama")
+    two = Told("edge", "ollama", "ttft_s", Comparison(judged([other])))
+    shown = figures.ratios([one, two])
+    said = [text for text in texts(shown) if text.startswith("edge")]
+    assert [text.partition(",")[0] for text in said] == ["edge / transformers", "edge / ollama"]
+    assert figures.ratios([one]).data["claim"].str.startswith("edge, ").all()
+    assert max(map(style.width_pt, said)) < 72 * style.WIDTH_IN
+    assert shown.figure.axes[0].get_position().width > 0.8
+
+
+def test_a_preview_among_claims_is_marked_on_its_line():
+    early = replace(CLAIM, blocks=4, group=(("model", "builtin:tiny"), ("prompt_tokens", 128)))
+    both, alone = drawn(CLAIM, early), drawn(early)
+    assert [text.endswith(" (preview)") for text in texts(both)] == [False, True]
+    assert not any("preview" in text for text in texts(alone))
+    assert both.figure.get_suptitle() and alone.figure.get_suptitle()
 
 
 def test_no_claims_at_all_can_be_drawn():

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 from llmbench.errors import OutOfMemory
 
+WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory")  # the last: mmap's
+
 
 @contextmanager
 def memory_errors() -> Iterator[None]:
@@ -15,6 +17,6 @@ def memory_errors() -> Iterator[None]:
         raise OutOfMemory(f"Python could not allocate: {error}") from error
     except RuntimeError as error:
         text = str(error)
-        if "out of memory" in text or "can't allocate memory" in text:
+        if any(words in text.lower() for words in WORDS):
             raise OutOfMemory(text.splitlines()[0]) from error
         raise

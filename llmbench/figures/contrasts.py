@@ -17,6 +17,7 @@ from llmbench.findings.numbers import METRICS, count
 from llmbench.findings.validation import validation_rows
 
 ROW_IN = 0.36  # height of one claim
+LABEL_PT = 230  # room for its words
 COLUMNS = ["run", "target", "baseline", "metric", "claim", "ratio", "low", "high", "noise_floor",
            "at_least", "verdict", "preview"]  # fmt: skip
 MARKS = {"yes": "o", "no": "s", "inconclusive": "D", None: "x"}
@@ -51,13 +52,14 @@ def draw_ratios(told: Sequence[Told]) -> tuple[Figure, pd.DataFrame, str]:
         figure = Figure(figsize=size, layout="constrained")
         ax = figure.add_subplot()
         ax.set_xscale("log")
+        short = style.fitted(data["claim"], LABEL_PT) if len(data) else {}
         for place, claim in enumerate(data.itertuples()):
             if np.isfinite(claim.ratio):
                 _forest_line(ax, place, claim)
             else:
                 _at_left(ax, place, "no ratio", va="center", style="italic")
-            preview = " (preview)" if claim.preview else ""
-            _at_left(ax, place - 0.3, f"{claim.claim}{preview}", va="bottom")
+            preview = " (preview)" if claim.preview and not data["preview"].all() else ""
+            _at_left(ax, place - 0.3, f"{short[claim.claim]}{preview}", va="bottom")
         ax.axvline(1, color=style.INK, linewidth=0.6)
         for bar in sorted(set(data["at_least"]) - {1.0}):
             ax.axvline(bar, color=style.INK, linewidth=0.8, linestyle=(0, (4, 2)))

@@ -15,7 +15,7 @@ from llmbench.figures.style import STYLE
 from llmbench.findings.comparisons import Told
 from llmbench.findings.growth import Growth, growth
 from llmbench.findings.numbers import EN, METRICS, fixed, model_names
-from llmbench.findings.sizes import Line, lines
+from llmbench.findings.sizes import Line, lines, shortest
 
 RATIO = ["run", "target", "baseline", "metric", "model", "prompt_tokens", "ratio", "low", "high",
          "per_doubling", "per_doubling_low", "per_doubling_high", "preview"]  # fmt: skip
@@ -78,8 +78,11 @@ def _growth_rows(one: Growth) -> list[tuple[Any, ...]]:
 
 
 def draw_sizes(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame, str]:
-    """Time per token in ms against weight bytes in MiB, both logarithmic; the memory roof below."""
-    every = lines(frame)
+    """Time per token in ms against weight bytes in MiB, both logarithmic; the memory roof below.
+
+    A line an engine, after the shortest prompts that it was asked.
+    """
+    every = shortest(lines(frame))
     found = every[: style.MOST_SERIES]
     with matplotlib.rc_context(STYLE):
         figure, ax = parts.axes("Weights as held (MiB)", "Decode time per token (ms)")
@@ -99,7 +102,9 @@ def _size_note(found: Sequence[Line]) -> list[str]:
             f"({fixed(line.exponent.low, 2)}{EN}{fixed(line.exponent.high, 2)})"
             for line in found if line.exponent.estimable]  # fmt: skip
     exponents = [f"Exponent: {'; '.join(told)}."] if 0 < len(told) <= MOST_TOLD else []
-    return ["Bars: 95 % intervals over process runs.", *exponents] if found else []
+    asked = " and ".join(sorted({line.asked for line in found}))
+    read = f"Bars: 95 % intervals over process runs; prompts: {asked}."
+    return [read, *exponents] if found else []
 
 
 def _look(number: int) -> dict[str, Any]:

@@ -204,7 +204,8 @@ def _compared(rows: pd.DataFrame, key: tuple, claimed: Mapping[str, Any]) -> Sec
 def _protocol(rows: pd.DataFrame, told: Sequence[Told]) -> list[str]:
     """What the protocol asks beside the ratios: steadiness, success, growth, sizes, devices."""
     claims = [(one, c) for one in told if one.comparison for c in one.comparison.claims]
-    unsteady = [one.said(claim.variance) for one, claim in claims if claim.steady is False]
+    unsteady = [one.said(claim.variance) for one, claim in claims
+                if claim.steady is False and not claim.preview]  # fmt: skip
     told_of = [unsteady, protocol.success_sentences(told), growth.growth_sentences(told),
                sizes.size_sentences(rows), devices.device_sentences(rows)]  # fmt: skip
     rest = sum(max(0, len(some) - MOST) for some in told_of)

@@ -26,8 +26,8 @@ from llmbench.findings.numbers import (
 from llmbench.pairs import Claim
 
 TAILS = (0.5, 0.95, 0.99)
-MEMORY = ("tree_pss_bytes", "rss_peak_bytes")  # views of memory, the fullest first
-VIEWS = {"tree_pss_bytes": "all its processes (PSS)", "rss_peak_bytes": "one process (RSS)"}
+VIEWS = {"peak_bytes": "all its processes (RSS)", "tree_pss_bytes": "all its processes (PSS)",
+         "rss_peak_bytes": "one process (RSS)"}  # of memory, the fullest first  # fmt: skip
 LINE = [name for name in SERIES if name != "prompt"]
 
 
@@ -148,7 +148,7 @@ def peak_memory(rows: pd.DataFrame) -> Peak:
 
     A view that is smaller than the weights is of a process that does not hold them.
     """
-    for name in MEMORY:
+    for name in VIEWS:
         if name in rows and rows[name].notna().all():
             if (rows[name] < rows["weight_bytes"]).any():
                 return Peak(np.nan, f"not known: {VIEWS[name]} holds less than the weights")

@@ -4,7 +4,7 @@ A few sizes tell an exponent with an interval, and no law.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -49,6 +49,7 @@ class Line(NamedTuple):
     name: str  # the engine with what else tells it apart
     batch_size: int
     asked: str  # kind of prompt
+    prompt_tokens: int  # its length; 0 for named texts
     sizes: tuple[Size, ...]  # from the smallest
     exponent: Interval  # of time over weight bytes: Student's over process runs
     over_sizes: Interval  # the same of the mean times: what other sizes might give; n - 2 degrees
@@ -128,7 +129,8 @@ def _line(some: list[Side]) -> Line | None:
                        _exp(stats.mean_interval(shares[m])), roofs[m]) for m in models)  # fmt: skip
     first = some[0].rows.iloc[0]
     return Line(
-        first["run"], first["engine"], some[0].engine, some[0].batch_size, some[0].asked, sizes,
+        first["run"], first["engine"], some[0].engine, some[0].batch_size, some[0].asked,
+        0 if first["prompt"] != "exact" else int(first["prompt_tokens"]), sizes,
         stats.mean_interval(slopes), _over_sizes(x, logs.mean().to_numpy()),
         any(side.preview for side in some),
     )  # fmt: skip
@@ -193,6 +195,14 @@ def sizes_table(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+def shortest(found: Sequence[Line]) -> list[Line]:
+    """One line an engine: with the named texts, else the shortest prompts; longer ones add more."""
+    chosen: dict[tuple, Line] = {}
+    for line in sorted(found, key=lambda line: line.prompt_tokens):
+        chosen.setdefault((line.run, line.name, line.batch_size), line)
+    return [line for line in found if any(line is kept for kept in chosen.values())]
+
+
 def size_sentences(frame: pd.DataFrame) -> list[str]:
-    """A sentence an engine that was measured with several sizes."""
-    return [line.sentence for line in lines(frame)]
+    """A sentence an engine that was measured with several sizes, by its shortest prompts."""
+    return [line.sentence for line in shortest(lines(frame))]

@@ -73,7 +73,8 @@ class Claim:
             return f"How much the blocks' ratios vary{self._where} is not known."
         mine, theirs = (f"{significant(100 * cv, 2)} %" for cv in self.cv_sides)
         gate = f"below {100 * STEADY_CV:g} %"
-        told = gate if self.steady else f"not {gate}, so a success counts as not met"
+        fails = f"not {gate}" if self.preview else f"not {gate}, so a success counts as not met"
+        told = gate if self.steady else fails
         return (f"{self._preview}Between blocks the ratio of {self.target} to {self.baseline} in "
                 f"{self.metric}{self._where} varies by {significant(100 * self.cv, 2)} % "
                 f"(plain: {self.target} {mine}, {self.baseline} {theirs}): {told}.")  # fmt: skip

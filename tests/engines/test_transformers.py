@@ -64,6 +64,8 @@ def test_memory_that_cannot_be_had_is_out_of_memory(engine):
 
     with pytest.raises(OutOfMemory, match="allocate"), memory_errors():
         engine.torch.empty(2**58, dtype=engine.torch.uint8)
+    with pytest.raises(OutOfMemory, match="unable to mmap"), memory_errors():
+        raise RuntimeError("unable to mmap 269060544 bytes from file: Cannot allocate memory (12)")
     with pytest.raises(RuntimeError, match="size"), memory_errors():
         engine.torch.zeros(2) + engine.torch.zeros(3)
 

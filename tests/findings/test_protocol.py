@@ -106,7 +106,14 @@ def test_success_needs_the_bar_too_and_a_preview_cannot_say():
     assert said.endswith("cannot be said of shape:smollm-135m (preview).")
     (one,) = early
     assert one.comparison.met is None and one.comparison.claims[0].met is None
-    assert "Preview, not a claim: Between blocks" in one.comparison.variance
+    assert one.comparison.variance.startswith("Preview, not a claim: Between blocks")
+
+
+def test_a_wild_preview_fails_the_gate_without_failing_the_success():
+    early = told(rows(process_runs=2, blocks=2, block_noise=0.1))
+    (claim,) = early[0].comparison.claims
+    assert claim.steady is False and claim.met is None
+    assert claim.variance.endswith("): not below 5 %.")
 
 
 def test_what_cannot_be_compared_is_no_success_and_no_failure():

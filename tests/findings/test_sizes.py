@@ -108,6 +108,18 @@ def test_table_figure_and_report_show_the_roof_and_the_line():
     assert line_of(frame).sentence in findings.findings(frame).sentences()
 
 
+def test_of_several_kinds_of_prompts_the_shortest_speak_and_the_table_has_all():
+    exact = rows({"shape:a": GIB, "shape:b": 2 * GIB}, lengths=(128, 1024))
+    named = rows({"shape:a": GIB, "shape:b": 2 * GIB})
+    for frame, asked in ((exact, "128 tokens"), (pd.concat([exact, named]), "named texts")):
+        frame = frame.reset_index(drop=True)
+        assert set(figures.size_scaling(frame).data["asked"]) == {asked}
+        said = [s for s in findings.findings(frame).sentences() if "to the power of" in s]
+        assert len(said) == 3 and all(f", {asked}: over 2 models" in text for text in said)
+        assert len(tables.sizes_table(frame)) == 6 * frame["prompt"].eq("exact").any() * (
+            2 if asked == "128 tokens" else 3)  # fmt: skip
+
+
 def test_few_blocks_are_a_preview_everywhere():
     frame = rows(process_runs=2, blocks=2)
     assert all(line.sentence.startswith("Preview, not a claim: ") for line in lines(frame))

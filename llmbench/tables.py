@@ -28,7 +28,7 @@ from llmbench.findings.numbers import (
 )
 from llmbench.findings.windows import doublings
 from llmbench.pairs import Claim
-from llmbench.units import per_second
+from llmbench.units import nbytes, per_second
 
 SHOWN = ("prefill_s", "tpot_s", "decode_tok_per_s", "rss_peak_bytes")
 GATE = f"Below {100 * pairs.STEADY_CV:g} %"
@@ -182,6 +182,23 @@ def roofs_table(environment: Mapping[str, Any]) -> pd.DataFrame:
              "Readings": len(roofs["raw"][raw])}
             for key, raw, name, unit in kinds if roofs]  # fmt: skip
     return pd.DataFrame(rows, columns=["Roof", "Best", "Median", "Lowest", "Readings"])
+
+
+def readings_table(environment: Mapping[str, Any]) -> pd.DataFrame:
+    """A row a working set or dtype, a column a number of threads: best [lowest] of the readings.
+
+    Empty without measured roofs, and for those of a version that measured one size and one dtype.
+    """
+    raw = (environment.get("roofs") or {}).get("raw") or {}
+    told: dict[tuple[str, str], dict[str, str]] = {}
+    for one in raw.get("readings", []):
+        unit = "B" if one["what"] != "matmul" else "FLOP" if one["of"] != "int8" else "op"
+        of = one["of"] if one["what"] == "matmul" else nbytes(one["of"])
+        best, lowest = (per_second(pick(one["per_s"]), unit) for pick in (max, min))
+        column = f"{one['threads']} thread{'s' * (one['threads'] > 1)}"
+        told.setdefault((one["what"], of), {})[column] = f"{best} [{lowest}]"
+    rows = [{"What": what, "Of": of} | by for (what, of), by in told.items()]
+    return pd.DataFrame(rows, columns=None if rows else ["What", "Of"])
 
 
 def failures_table(frame: pd.DataFrame) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from llmbench.engines.base import PREFILL_DONE
 from llmbench.engines.memory_errors import memory_errors
 from llmbench.errors import BadParams, Refused, Unsupported
 from llmbench.models.cost import kv_bytes_per_token
+from llmbench.models.gguf_cache import ExportType, as_gguf
 from llmbench.models.source import ModelSource
 from llmbench.record import Noun, Served
 
@@ -19,6 +20,7 @@ class EdgeOptions(Noun):
 
     impl: Literal["reference"] = "reference"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    weights: ExportType | None = None  # of a folder, exported once to GGUF; none: as it is
     attention_impl: Literal["reference", "sdpa-math", "sdpa-flash", "skipped"] = "sdpa-flash"
 
 
@@ -31,9 +33,10 @@ class EdgeEngine:
     Options = EdgeOptions
 
     def load(self, model: ModelSource, options: dict[str, Any]) -> Served:
-        """Load the weights of a folder or a file. Raises: OutOfMemory, Unsupported, Missing."""
+        """Load a folder or a file. Raises: OutOfMemory, Unsupported, Missing, BadParams."""
         self.device, threads = options.pop("device", "cpu"), options.pop("threads", 1)
         self.options = EdgeOptions(**options)
+        model = as_gguf(model, self.options.weights)
         started = time.perf_counter()
         with memory_errors():
             self._load(model, threads)

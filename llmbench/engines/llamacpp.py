@@ -21,7 +21,7 @@ from llmbench.errors import (
     Refused,
     Unsupported,
 )
-from llmbench.models.gguf_cache import gguf_of
+from llmbench.models.gguf_cache import ExportType, file_of
 from llmbench.models.llamacpp_library import (
     forget_log,
     kv_bytes_per_token,
@@ -50,8 +50,7 @@ class LlamaCppOptions(Noun):
     kv_type: Literal["f16", "f32"] = "f16"
     n_gpu_layers: int | None = Field(None, ge=0)  # none: all on cuda, 0 on the CPU
     use_mmap: bool = True
-    # A folder's weights are exported once, in this type (none: F32, which changes no value).
-    weights: Literal["F32", "F16", "BF16", "Q8_0", "Q4_0"] | None = None
+    weights: ExportType | None = None  # of a folder, exported once; none: F32, which is exact
 
 
 class LlamaCppEngine:
@@ -72,7 +71,7 @@ class LlamaCppEngine:
         self.options = LlamaCppOptions(**options)
         self.lib = llamacpp()
         layers = self._layers_asked()
-        file = _file_of(model, self.options.weights)
+        file = file_of(model, self.options.weights)
         started = time.perf_counter()
         forget_log()
         self._load(file, layers)
@@ -256,16 +255,6 @@ class LlamaCppEngine:
         """(rows, V) float32: the logits that the last decoding made, valid until the next."""
         return np.ctypeslib.as_array(self.lib.llama_get_logits(self.context),
                                      (rows, self.vocab_size))  # fmt: skip
-
-
-def _file_of(model: ModelSource, kind: str | None) -> Path:
-    """The GGUF file of `model`: itself, or its folder's export in `kind`. Raises: BadParams."""
-    if model.file is None:
-        return gguf_of(model, kind or "F32")
-    if kind:
-        raise BadParams(f"engine llamacpp: weights: {kind} for {model.name}",
-                        why="a GGUF file has its own", how="leave `weights` out")  # fmt: skip
-    return model.file
 
 
 def _failure(what: str) -> LlmbenchError:

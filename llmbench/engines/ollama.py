@@ -16,12 +16,13 @@ from pydantic import Field
 
 from llmbench.engines.base import Told
 from llmbench.engines.ollama_checks import Asked, Loaded, Seen, told_of
-from llmbench.engines.ollama_models import create, file_of, sha256_of
+from llmbench.engines.ollama_models import create, sha256_of
 from llmbench.engines.ollama_server import Server, host_from_environment, open_server
 from llmbench.engines.ollama_text import UNKNOWN, Texts
 from llmbench.engines.ollama_wire import Deadlines, Wire
 from llmbench.errors import BadParams, EngineLost, Refused, Unsupported
 from llmbench.models.file_card import Card, file_card
+from llmbench.models.gguf_cache import ExportType, file_of
 from llmbench.models.header import read_header
 from llmbench.models.source import ModelSource
 from llmbench.record import Noun, Served
@@ -38,7 +39,7 @@ FLASH = {"auto": {}, "on": {"OLLAMA_FLASH_ATTENTION": "1"}, "off": {"OLLAMA_FLAS
 class OllamaOptions(Noun):
     """How the model is served, and by whom. Empty `host`: OLLAMA_HOST, else a server of our own."""
 
-    weights: Literal["F32", "F16", "BF16", "Q8_0", "Q4_0"] = "F32"  # of a folder, once exported
+    weights: ExportType | None = None  # of a folder, exported once; none: F32
     num_ctx: int = Field(0, ge=0)  # the window; 0: what the model was trained for, at most 4096
     num_batch: int = Field(512, ge=1)
     flash_attn: Literal["auto", "on", "off"] = "auto"  # of a server of our own

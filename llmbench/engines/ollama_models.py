@@ -8,16 +8,9 @@ from pathlib import Path
 
 from llmbench.engines.ollama_server import Server
 from llmbench.errors import EngineLost, StudyFailed, Unsupported
-from llmbench.models.gguf_cache import gguf_of
-from llmbench.models.source import ModelSource
 
 TEMPLATE = "{{ .Prompt }}"
 CREATE_LIMIT_S = 3600.0
-
-
-def file_of(model: ModelSource, kind: str) -> Path:
-    """The model's own GGUF file, else its export in `kind`, made when it is not there yet."""
-    return model.file or gguf_of(model, kind)
 
 
 def sha256_of(file: Path) -> str:

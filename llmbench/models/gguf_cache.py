@@ -1,7 +1,9 @@
 """A folder's GGUF file, made when first needed and kept, for engines that take nothing else."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from llmbench.errors import BadParams, StoreFailed
 from llmbench.models.export import VERSION, export
@@ -9,6 +11,7 @@ from llmbench.models.gguf_vocab import Tell
 from llmbench.models.shapes import cache_folder
 from llmbench.models.source import ModelSource
 
+ExportType = Literal["F32", "F16", "BF16", "Q8_0", "Q4_0"]  # what `export` writes
 SAID = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
@@ -35,3 +38,24 @@ def gguf_of(source: ModelSource, kind: str, tell: Tell = lambda note: None) -> P
         if not file.is_file():  # otherwise another process made the same bytes meanwhile
             raise
         return file
+
+
+def file_of(source: ModelSource, kind: str | None) -> Path:
+    """The GGUF file of `source`: itself, or its folder's export in `kind` (none: F32, exact).
+
+    Raises: BadParams when a file of one type is asked for in another, and as `gguf_of`.
+    """
+    if source.file is None:
+        return gguf_of(source, kind or "F32")
+    if kind:
+        raise BadParams(f"models: weights: {kind} for {source.name}",
+                        why="a GGUF file has its own", how="leave `weights` out")  # fmt: skip
+    return source.file
+
+
+def as_gguf(source: ModelSource, kind: str | None) -> ModelSource:
+    """`source` as it is without a `kind`; else read from the GGUF file of its folder in `kind`.
+
+    Its name and sha256 stay the folder's. Raises: as `file_of`.
+    """
+    return replace(source, folder=None, file=file_of(source, kind)) if kind else source

@@ -5,6 +5,7 @@ import pytest
 
 from llmbench.engines.edge import EdgeEngine
 from llmbench.engines.transformers import TransformersEngine
+from llmbench.errors import BadParams
 from llmbench.models.export import export
 from llmbench.models.source import find_model
 from llmbench.models.tokenizer import load_tokenizer
@@ -59,3 +60,14 @@ def check(file, folder, given):
         said = (tokenizer.decode(ids).lstrip(" ") for tokenizer in (ours, theirs))
         assert len(set(said)) == 1, repr(text)  # but for the space that stands for none, if any
     assert ours.special_ids == theirs.special_ids
+
+
+def test_a_folder_in_another_type_is_its_exported_file(tmp_path):
+    folder = find_model("builtin:tiny")
+    file = find_model(f"gguf:{export('builtin:tiny', tmp_path / 'tiny.gguf', 'Q4_0')}")
+    whole, read = (loaded(EdgeEngine, source).logprobs(IDS) for source in (folder, file))
+    asked = loaded(EdgeEngine, folder, weights="Q4_0")
+    assert asked.served.weight_format == "float32" and not np.allclose(read, whole, atol=0.01)
+    assert np.array_equal(asked.logprobs(IDS), read)
+    with pytest.raises(BadParams, match="has its own"):
+        loaded(EdgeEngine, file, weights="Q8_0")

@@ -171,7 +171,7 @@ def test_a_file_that_is_no_model_is_an_error_with_the_reason(tmp_path, monkeypat
 
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF but not really" * 10)
-    monkeypatch.setattr(room, "_file_of", lambda model, kind: broken)
+    monkeypatch.setattr(room, "file_of", lambda model, kind: broken)
     with pytest.raises(Unsupported, match=r"cannot load broken\.gguf") as caught:
         loaded("builtin:tiny")
     assert caught.value.why

@@ -362,8 +362,8 @@ def _grid(name: str, table: pd.DataFrame) -> Grid:
     if name == "scaling" and len(table) > 1:
         common = {c: table[c].iloc[0] for c in table.columns[:6] if table[c].nunique() == 1}
         table = table.drop(columns=list(common))
-        if "Model" in table:
-            table = table.assign(Model=table["Model"].map(model_names(table["Model"])))
+    if "Model" in table:
+        table = table.assign(Model=table["Model"].map(model_names(table["Model"])))
     return Grid(
         name, "; ".join(f"{c.lower()}: {value}" for c, value in common.items()),
         list(table.columns), table.head(MOST_ROWS).to_numpy().tolist(),

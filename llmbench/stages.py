@@ -1,6 +1,5 @@
 """The five stages of each model as tables, as a JSON file and as a page of Markdown."""
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +23,7 @@ PUBLISHED = {  # the models of the published report, by the ids of their claims
     "WizardLM 7B": ("s2-wizardlm", "wizardlm-7b"),
 }  # fmt: skip
 HERE, THERE = "measured here", "published elsewhere, not measured here"
+NEED = "weights and F16 KV cache at "
 ACROSS = ["Model", "Engine", "Source", "Batch (rows)", "Trained context (tokens)", "Pages",
           "Memory here allows (tokens)", "Time per doubling", "Memory per doubling",
           "Base", "Per 1K tokens", "Keys and values of 1K tokens"]  # fmt: skip
@@ -39,7 +39,7 @@ def card_table(found: Sequence[Stages]) -> pd.DataFrame:
     for one in found:
         columns[names[one.model]] = _card(one) if one.card else {"card": one.card_reason}
     table = pd.DataFrame(columns).fillna("—")
-    return table.rename_axis("Fact").reset_index()
+    return table.loc[sorted(table.index, key=_needs_last)].rename_axis("Fact").reset_index()
 
 
 def _card(one: Stages) -> dict[str, str]:
@@ -47,8 +47,13 @@ def _card(one: Stages) -> dict[str, str]:
     for row in one.card.tensors:
         lines[f"{row.tensor_class} in {row.kind}"] = f"{row.tensors:,}, {nbytes(row.nbytes)}"
     for need in one.card.memory:
-        lines[f"weights and F16 KV cache at {need.context_tokens:,}"] = nbytes(need.total_bytes)
+        lines[f"{NEED}{need.context_tokens:,}"] = nbytes(need.total_bytes)
     return lines
+
+
+def _needs_last(fact: str) -> int:
+    """Sorts what memory is needed by context, below every other fact in the order it has."""
+    return int(fact.removeprefix(NEED).replace(",", "")) if fact.startswith(NEED) else 0
 
 
 def load_table(found: Sequence[Stages]) -> pd.DataFrame:
@@ -167,10 +172,17 @@ def _claimed(name: str) -> dict[str, Any]:
 
 def published_table() -> pd.DataFrame:
     """Every statement of the published report that has a value, as data; none was tested here."""
-    rows = [{"Claim": claim.id, "Statement": claim.statement, "Value": json.dumps(claim.value),
+    rows = [{"Claim": claim.id, "Statement": claim.statement, "Value": _words(claim.value),
              "Unit": claim.unit or "", "Contradicts": ", ".join(claim.contradicts)}
             for claim in catalog.claims() if claim.system == "S2" and claim.value]  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _words(value: Any) -> str:
+    """A claim's value as it would be said: names with their values, lists, plain numbers."""
+    if isinstance(value, dict):
+        return "; ".join(f"{name}: {_words(one)}" for name, one in value.items())
+    return ", ".join(map(_words, value)) if isinstance(value, list) else f"{value}"
 
 
 # -- files -----------------------------------------------------------------------------------------
@@ -226,7 +238,9 @@ def _page(found: Sequence[Stages], frame: pd.DataFrame, machine: Iterable[str]) 
 
 def _table(found: Iterable[Stages], rows: Callable[[Stages], list[dict[str, Any]]]) -> pd.DataFrame:
     """The `rows` of each model, with the model and engine before them."""
-    return pd.DataFrame([{"Model": one.model, "Engine": one.engine} | row
+    found = list(found)
+    names = model_names(one.model for one in found)
+    return pd.DataFrame([{"Model": names[one.model], "Engine": one.engine} | row
                          for one in found for row in rows(one)])  # fmt: skip
 
 

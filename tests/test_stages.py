@@ -1,6 +1,7 @@
 """The five stages of each model, from planted rows and from one real short run."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -144,7 +145,20 @@ def test_published_rows_stand_below_and_are_never_called_measured():
     assert (moe["Time per doubling"], moe["Per 1K tokens"]) == ("x 1.8", "0.3 GB")
     assert (moe["Pages"], moe["Memory per doubling"]) == ("98", "0.2–0.3 GB")
     known = {claim.id for claim in catalog.claims() if claim.system == "S2" and claim.value}
-    assert set(stages.published_table()["Claim"]) == known
+    published = stages.published_table().set_index("Claim")["Value"]
+    assert set(published.index) == known
+    assert published["s2-moe-512"] == "memory_gb: 17.5; time_s: 12.7; output_tokens: 241"
+
+
+def test_what_memory_is_needed_comes_last_and_by_context():
+    facts = ["layers", f"{stages.NEED}1,024", f"{stages.NEED}512", "norms in F32"]
+    ordered = ["layers", "norms in F32", f"{stages.NEED}512", f"{stages.NEED}1,024"]
+    assert sorted(facts, key=stages._needs_last) == ordered
+
+
+def test_a_file_is_named_without_its_folder():
+    told = replace(only(windows(256)), model="gguf:/somewhere/else/model.gguf")
+    assert stages.load_table([told])["Model"].tolist() == ["model.gguf"]
 
 
 def test_nothing_measured_gives_tables_without_rows():

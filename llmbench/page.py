@@ -192,6 +192,7 @@ def _gather(folders: Sequence[str | Path]) -> Report:
         "validation": tables.validation_table(frame),
         "comparisons": tables.ratios_table(told),
         "checks": tables.checks_table(told),
+        "next_tokens": tables.next_tokens_table(frame),
         "protocol": tables.protocol_table(frame),
         "growth": tables.growth_table(told),
         "sizes": tables.sizes_table(frame),

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from llmbench import findings, pairs, store
-from llmbench.findings import Fit, Told
+from llmbench.findings import Fit, Told, next_tokens
 from llmbench.findings.circumstances import FLAGS, STATUSES, lost_sizes
 from llmbench.findings.numbers import (
     CELL,
@@ -143,6 +143,11 @@ def growth_table(told: Iterable[Told]) -> pd.DataFrame:
 def sizes_table(frame: pd.DataFrame) -> pd.DataFrame:
     """A row a size of an engine's models: time per token, bytes per second, share of the best."""
     return findings.sizes.sizes_table(frame)
+
+
+def next_tokens_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """What each engine says comes next after the same prefixes, as `findings.next_tokens`."""
+    return next_tokens.next_tokens_table(frame)
 
 
 def devices_table(frame: pd.DataFrame) -> pd.DataFrame:

@@ -41,13 +41,13 @@ test-slow: setup ## The long ones: kill loops, design power
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "slow and not browser and not ollama and not llamacpp"
 
 test-ollama: setup ## Against a real Ollama server (make ollama)
-	@$(BIN)/python -m pytest -m ollama
+	@$(BIN)/python -m pytest -m "ollama and not llamacpp"
 
-test-llamacpp: setup ## Against llama.cpp itself (make llamacpp)
+test-llamacpp: setup ## Against llama.cpp itself (make llamacpp), and all engines side by side
 	@$(BIN)/python -m pytest -m llamacpp
 
 test-browser: setup ## The report and a notebook in a real browser
-	@$(BIN)/python -m pytest -m browser
+	@$(BIN)/python -m pytest -m "browser and not ollama"
 
 browser: ## Install a chromium from the system's packages (Debian, Ubuntu)
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium; }

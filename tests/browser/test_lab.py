@@ -39,6 +39,14 @@ SMALL = {  # in the parameters cells of the copies
                            "output_tokens": 3, "answer_tokens": 4,
                            "prompts": ["creative_writing", "capability_summary"]},
 }  # fmt: skip
+Q8 = {"weights": "Q8_0"}
+REAL = {  # copies that ask the engines that others make: name, its notebook, its values, figures
+    "03_four_engines": ("03_ollama_comparison", SMALL["03_ollama_comparison"] | {
+        "target": "edge", "baselines": ["ollama", "llamacpp", "transformers"],
+        "engine_options": {"edge": Q8, "ollama": Q8, "llamacpp": Q8, "transformers": Q8}}, 2),
+    "05_one_file": ("05_context_windows", SMALL["05_context_windows"] | {
+        "engines": ["llamacpp"], "engine_options": {"llamacpp": Q8}}, 2),
+}  # fmt: skip
 TOKEN = "a-token-of-this-test"
 SETTINGS = {  # quiet, and with every cell in the page, seen or not
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
@@ -66,7 +74,9 @@ def copied(folder: Path) -> None:
     folder.mkdir()
     for path in SOURCE.glob("*.ipynb"):
         shutil.copy(path, folder)
-    for name, values in SMALL.items():
+    for name, (source, *_) in REAL.items():
+        shutil.copy(SOURCE / f"{source}.ipynb", folder / f"{name}.ipynb")
+    for name, values in [*SMALL.items(), *((name, real[1]) for name, real in REAL.items())]:
         path = folder / f"{name}.ipynb"
         notebook = json.loads(path.read_text())
         tags = [cell["metadata"].get("tags", []) for cell in notebook["cells"]]
@@ -174,10 +184,10 @@ def saved(page, path: Path) -> list[dict]:
     pytest.fail(f"{path.name} was not saved")
 
 
-@pytest.mark.parametrize("name", FIGURES)  # in this order: the later ones read what 02 measured
-def test_run_all_cells(page, lab, name, tmp_path):
+def run_whole(page, lab: Lab, name: str, least: int, kept: Path) -> None:
+    """Run all cells: none fails, all are run once, the end mark stands, figures are seen."""
     run_all(page, lab, name)
-    picture(page, name, tmp_path)
+    picture(page, name, kept)
     cells = saved(page, lab.folder / f"{name}.ipynb")
     outputs = [output for cell in cells for output in cell["outputs"]]
     assert [out["evalue"] for out in outputs if out["output_type"] == "error"] == []
@@ -188,9 +198,24 @@ def test_run_all_cells(page, lab, name, tmp_path):
     assert "complete:" in last.inner_text()
     images = page.locator(".jp-RenderedImage img")
     sizes = images.evaluate_all("all => all.map(e => [e.complete, e.naturalWidth, e.width])")
-    assert len(sizes) >= FIGURES[name]
+    assert len(sizes) >= least
     assert all(done and real > 300 and shown > 300 for done, real, shown in sizes)
     assert page.heard == []
+
+
+@pytest.mark.parametrize("name", FIGURES)  # in this order: the later ones read what 02 measured
+def test_run_all_cells(page, lab, name, tmp_path):
+    run_whole(page, lab, name, FIGURES[name], tmp_path)
+
+
+@pytest.mark.ollama
+@pytest.mark.llamacpp
+@pytest.mark.parametrize("name", REAL)
+def test_run_all_cells_with_the_engines_of_others(page, lab, name, tmp_path):
+    run_whole(page, lab, name, REAL[name][2], tmp_path)
+    text = page.locator(".jp-Notebook").inner_text()
+    assert all(engine in text for engine in REAL[name][1].get("baselines", ["llamacpp"]))
+    assert "FAILS" not in text
 
 
 def test_every_notebook_is_run():

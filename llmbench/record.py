@@ -88,6 +88,7 @@ class Served(Noun):
     attention_impl: str | None = None
     weight_format: str  # dtype or quantiser of the weights in memory
     weight_bytes: int  # as held in memory
+    kv_format: str | None = None  # dtype of the keys and values that are kept; null: not told
     kv_bytes_per_token: int | None = None  # per row
     threads: int
     device: str

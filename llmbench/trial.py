@@ -93,7 +93,7 @@ def generate(
     begun = time.perf_counter()
     with LoadedEngine(model, engine, device, dict(options)) as loaded:
         load_s = time.perf_counter() - begun
-        ids = loaded.tokenizer.encode(prompt)
+        ids = [*loaded.tokenizer.first, *loaded.tokenizer.encode(prompt)]
         _check_room(model, len(ids), tokens, loaded.trained)
         return _tried(loaded, model, prompt, ids, tokens, load_s, show)
 
@@ -116,7 +116,8 @@ def read_in_pieces(
     with LoadedEngine(model, engine, device, dict(options)) as loaded:
         load_s = time.perf_counter() - begun
         ids, cuts = loaded.tokenizer.encode_with_cuts(text)
-        asked = layout(len(ids), window=_window(model, window, loaded.trained),
+        first = loaded.tokenizer.first
+        asked = layout(len(ids), window=_window(model, window, loaded.trained) - len(first),
                        output_tokens=tokens, overlap_tokens=overlap)  # fmt: skip
         parts, trials = tuple(pieces(asked, cuts)), []
         try:
@@ -124,7 +125,8 @@ def read_in_pieces(
                 begin(piece, number, len(parts))
                 own = ids[piece.start : piece.end]
                 prompt = loaded.tokenizer.decode(own)
-                trials.append(_tried(loaded, model, prompt, own, tokens, load_s, show))
+                asked_ids = [*first, *own]
+                trials.append(_tried(loaded, model, prompt, asked_ids, tokens, load_s, show))
                 if not trials[-1].complete:
                     break
         except KeyboardInterrupt:  # before any text of a piece

@@ -1,6 +1,7 @@
 """A repeat → prompt ids of shape (B, T), the same for every engine of a block.
 
-Every row begins with a nonce of `NONCE_TOKENS` seeded tokens, so that no engine can answer from a
+A row begins with the token that the model wants first, if it does, as a server would put it there.
+A nonce of `NONCE_TOKENS` seeded tokens follows, so that no engine can answer from a
 cache of an earlier prompt. The nonce is part of the prompt and is counted. It does not depend on
 the engine nor on the process run: in each process run the same block asks the same question, and
 equal answers are evidence that the timed path is right.
@@ -44,22 +45,21 @@ TEXTS = PROMPTS | TASKS
 
 def prompt_ids(repeat: Repeat, tokenizer: Tokenizer) -> list[list[int]]:
     """The prompt of each row: (batch_size, prompt_tokens) ids."""
-    point = repeat.point
-    return [
-        [*_nonce(repeat, row, tokenizer.plain_ids), *_text(point, tokenizer)][: point.prompt_tokens]
-        for row in range(point.batch_size)
-    ]
+    point, first = repeat.point, tokenizer.first
+    rows = ([*first, *_nonce(repeat, row, tokenizer.plain_ids), *_text(point, tokenizer)]
+            for row in range(point.batch_size))  # fmt: skip
+    return [row[: point.prompt_tokens] for row in rows]
 
 
 def prompt_tokens(prompt: str, tokenizer: Tokenizer) -> int:
-    """Length in tokens of a named prompt with its nonce."""
-    return NONCE_TOKENS + len(tokenizer.encode(TEXTS[prompt]))
+    """Length in tokens of a named prompt with its nonce and what the model wants first."""
+    return len(tokenizer.first) + NONCE_TOKENS + len(tokenizer.encode(TEXTS[prompt]))
 
 
 def audit_prefixes(tokenizer: Tokenizer) -> list[list[int]]:
     """Prefixes of one text, the same for every engine: what comes next is asked after each."""
     ids = tokenizer.encode(" ".join(PROMPTS.values()))
-    return [ids[:length] for length in AUDIT_LENGTHS if length <= len(ids)]
+    return [[*tokenizer.first, *ids[:length]] for length in AUDIT_LENGTHS if length <= len(ids)]
 
 
 def _nonce(repeat: Repeat, row: int, plain_ids: Sequence[int]) -> list[int]:

@@ -1,10 +1,10 @@
 """Prompts: exact length, the same for every engine, never twice where a cache could help."""
 
 from llmbench.models.source import BUILTIN
-from llmbench.models.tokenizer import load_tokenizer
+from llmbench.models.tokenizer import Tokenizer, load_tokenizer
 from llmbench.params import make_study
 from llmbench.points import plan
-from llmbench.workload import NONCE_TOKENS, PROMPTS, prompt_ids, prompt_tokens
+from llmbench.workload import NONCE_TOKENS, PROMPTS, audit_prefixes, prompt_ids, prompt_tokens
 
 TOKENIZER = load_tokenizer(BUILTIN / "tiny")
 
@@ -53,3 +53,13 @@ def test_named_prompts_are_the_missions_four():
     assert PROMPTS["hello"] == "Hello" and len(PROMPTS) == 4
     for name in PROMPTS:
         assert prompt_tokens(name, TOKENIZER) == NONCE_TOKENS + len(TOKENIZER.encode(PROMPTS[name]))
+
+
+def test_a_row_begins_with_the_token_that_the_model_wants_first():
+    wants = Tokenizer(TOKENIZER._backend, bos=0)
+    for repeat in repeats(context_lens=[5, 100]):
+        asked, plain = prompt_ids(repeat, wants), prompt_ids(repeat, TOKENIZER)
+        assert [row[0] for row in asked] == [0, 0, 0]
+        assert [row[1:] for row in asked] == [row[:-1] for row in plain]  # the length counts it
+    assert prompt_tokens("hello", wants) == prompt_tokens("hello", TOKENIZER) + 1
+    assert audit_prefixes(wants) == [[0, *ids] for ids in audit_prefixes(TOKENIZER)]

@@ -45,6 +45,7 @@ class EdgeEngine:
         return Served(
             engine=self.name, impl=self.options.impl, attention_impl=self.options.attention_impl,
             weight_format=self.options.dtype, weight_bytes=sum(weights.values()),
+            kv_format=self.options.dtype,  # the cache takes the embedding's
             kv_bytes_per_token=kv_bytes_per_token(self.model.spec, itemsize),
             threads=self.torch.get_num_threads(), device=self._device_name(),
             load_s=time.perf_counter() - started, versions={"torch": self.torch.__version__},

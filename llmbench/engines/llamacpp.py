@@ -23,6 +23,7 @@ from llmbench.errors import (
 )
 from llmbench.models.gguf_cache import ExportType, file_of
 from llmbench.models.llamacpp_library import (
+    PLAIN,
     forget_log,
     kv_bytes_per_token,
     last_words,
@@ -201,6 +202,7 @@ class LlamaCppEngine:
             engine=self.name, impl="llama.cpp", attention_impl=self._attention(),
             weight_format=weight_format(self.lib, self.model),
             weight_bytes=self.lib.llama_model_size(self.model),
+            kv_format=PLAIN[self.options.kv_type.upper()],
             kv_bytes_per_token=kv_bytes_per_token(self.lib, self.model, itemsize),
             threads=self.threads, device=gpu if on_gpu else "cpu",
             load_s=time.perf_counter() - started,

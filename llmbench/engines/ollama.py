@@ -24,6 +24,7 @@ from llmbench.errors import BadParams, EngineLost, Refused, Unsupported
 from llmbench.models.file_card import Card, file_card
 from llmbench.models.gguf_cache import ExportType, file_of
 from llmbench.models.header import read_header
+from llmbench.models.llamacpp_library import PLAIN
 from llmbench.models.source import ModelSource
 from llmbench.record import Noun, Served
 
@@ -175,7 +176,9 @@ class OllamaEngine:
         return Served(
             engine=self.name, impl="own server" if own else self.server.address,
             attention_impl=self.server.attention_impl, build=self.server.build,
-            weight_format=card.quantization or "unknown", weight_bytes=card.weight_bytes,
+            weight_format=PLAIN.get(card.quantization, card.quantization or "unknown"),
+            weight_bytes=card.weight_bytes,
+            kv_format="float16" if own else None,
             kv_bytes_per_token=card.kv_bytes_per_token if own else None,  # ours keeps it in F16
             layer_classes={f"{row.tensor_class} {row.kind}": row.tensors for row in card.tensors},
             threads=self._settings["num_thread"],

@@ -59,6 +59,7 @@ class TransformersEngine:
             engine=self.name, impl="eager", attention_impl=self.model.config._attn_implementation,
             weight_format=weight_format, weight_bytes=_stored_bytes(self.model),
             layer_classes=dict(sorted(classes.items())),
+            kv_format=str(self.model.dtype).removeprefix("torch."),
             kv_bytes_per_token=kv_bytes_per_token(
                 spec_from_config(model.config), self.model.dtype.itemsize
             ),

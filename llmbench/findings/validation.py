@@ -14,7 +14,7 @@ import pandas as pd
 
 from llmbench.findings.circumstances import FLAGS, STATUSES
 from llmbench.findings.numbers import ASKED, SERVED, count, engine_names
-from llmbench.pairs.checks import distance
+from llmbench.pairs.agreement import distance
 from llmbench.params import LAYERS, QUANTIZATIONS
 from llmbench.units import nbytes, seconds
 

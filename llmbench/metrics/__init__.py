@@ -39,8 +39,9 @@ COLUMNS = [
     "prompt_tokens", "context_len", "output_tokens", "device", "threads", "seed", "options",
     "process_run", "child", "block", "repeat", "status", "reason", "flags", "measured_at",
     "sequence", "environment",
-    "fingerprint", "impl", "attention_impl", "weight_format", "weight_bytes", "kv_bytes_per_token",
-    "load_s", "ttft_s", "prefill_s", "tpot_s", "e2e_s", "warmups", "warmup_s", "itl_s",
+    "fingerprint", "impl", "attention_impl", "weight_format", "weight_bytes", "kv_format",
+    "kv_bytes_per_token", "load_s", "ttft_s", "prefill_s", "tpot_s", "e2e_s", "warmups",
+    "warmup_s", "itl_s",
     "prefill_tok_per_s", "decode_tok_per_s", "mbu", "mfu", "machine_busy_share", "kv_read_bytes",
     "peak_bytes", *MEMORY, "output_sha256", "agreement", "others_cpu_s", "idle_wait_s",
     "energy_j", "energy_window_s", "energy_reason", "preview",
@@ -130,7 +131,7 @@ def measured(rows: Sequence[dict], environments: Mapping[str, Mapping], run: str
         | {name: row.column(name, object)
            for name in ("status", "reason", "measured_at", "environment")}
         | {name: served.column(name, object)
-           for name in ("impl", "attention_impl", "weight_format")}
+           for name in ("impl", "attention_impl", "weight_format", "kv_format")}
         | {name: served.column(name, float)
            for name in ("weight_bytes", "kv_bytes_per_token", "load_s")}
         | {name: memory.column(name, float)

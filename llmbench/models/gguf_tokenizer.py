@@ -69,7 +69,8 @@ def tokenizer_of(metadata: Mapping[str, Any]) -> Tokenizer:
     kinds = _numbers(told, "token_type", len(tokens))
     backend = BACKENDS[kind](told, tokens, kinds)
     _mark(backend, tokens, kinds)
-    return Tokenizer(backend)
+    first = told.get("add_bos_token", kind == "llama")  # llama.cpp's defaults of the two kinds
+    return Tokenizer(backend, told.get("bos_token_id") if first else None)
 
 
 def _byte_level(

@@ -15,10 +15,18 @@ PLAIN = re.compile(r" [a-z]+")
 
 
 class Tokenizer:
-    """A tokenizer of a model folder. Ids are positions in the model's vocabulary."""
+    """A model's tokenizer. Ids are positions in the model's vocabulary.
 
-    def __init__(self, backend: "tokenizers.Tokenizer") -> None:
-        self._backend = backend
+    `bos`: the id with which the model wants every text to begin, if any; `encode` leaves it out.
+    """
+
+    def __init__(self, backend: "tokenizers.Tokenizer", bos: int | None = None) -> None:
+        self._backend, self.bos = backend, bos
+
+    @property
+    def first(self) -> list[int]:
+        """What every prompt begins with: `bos`, or nothing."""
+        return [] if self.bos is None else [self.bos]
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text` itself: no special token is added, before or after."""
@@ -114,4 +122,10 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         raise Missing(f"models: {path.name} cannot be read", why=str(error)) from error
     backend.no_truncation()
     backend.no_padding()
-    return Tokenizer(backend)
+    return Tokenizer(backend, _put_first(backend))
+
+
+def _put_first(backend: "tokenizers.Tokenizer") -> int | None:
+    """The one id that the tokenizer itself puts before a text, if it does."""
+    framed, plain = (backend.encode("a", add_special_tokens=s).ids for s in (True, False))
+    return framed[0] if framed[1 : 1 + len(plain)] == plain and framed[0] != plain[0] else None

@@ -13,7 +13,7 @@ import pandas as pd
 
 from llmbench import stats
 from llmbench.errors import CannotSay
-from llmbench.pairs.checks import Check, Sides, checks_of
+from llmbench.pairs.checks import checks_of
 from llmbench.pairs.ratios import Ratio, block_logs, equivalent, p_value, ratio_of
 from llmbench.pairs.refusals import (
     check_asked,
@@ -24,6 +24,7 @@ from llmbench.pairs.refusals import (
     prepared,
     usable,
 )
+from llmbench.pairs.sides import Check, Sides
 from llmbench.pairs.tails import tails_of
 from llmbench.pairs.verdicts import ENOUGH_BLOCKS, STEADY_CV, Claim, Comparison, judged
 

@@ -2,55 +2,21 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from llmbench.pairs.agreement import outputs_agree
 from llmbench.pairs.ratios import Ratio
+from llmbench.pairs.sides import Check, Sides, by_pair
 from llmbench.stats import cached
 
 VOID = 0.03  # an A/A interval that misses 1 by more takes every verdict away
-TOLERANCE = {"float32": 1e-3, "bfloat16": 0.15, "float16": 0.15}  # of log-probabilities, by format
-OTHER_TOLERANCE = 1.0  # of quantised weights: far from noise, near enough to be the same model
 LUCK = 0.001  # an order as one-sided as this is no chance
 PACE, PACE_LUCK = 0.03, 0.001  # change of a ratio within process runs that is no chance
 OTHERS_S = 0.03  # CPU seconds of the other engines in a turn that the kernel's ticks can tell
-
-
-class Check(NamedTuple):
-    """One condition of a comparison."""
-
-    name: str
-    passed: bool | None  # None: the data do not tell
-    detail: str
-
-
-@dataclass(frozen=True)
-class Sides:
-    """The rows of the two sides that may enter, and every turn that was taken, flagged or not."""
-
-    target: pd.DataFrame
-    baseline: pd.DataFrame
-    turns: tuple[pd.DataFrame, pd.DataFrame]
-    unit: list[str]  # columns that name a process run of one session
-    audits: Sequence[Sequence[dict]] = ((), ())  # what each child told once, at any size
-
-    def known(self, column: str) -> bool:
-        """Whether both sides tell the column."""
-        return all(column in side and side[column].notna().any()
-                   for side in (self.target, self.baseline))  # fmt: skip
-
-    def values(self, column: str) -> list[list[str]]:
-        """The distinct values of each side."""
-        return [sorted({_text(value) for value in side[column].dropna()})
-                for side in (self.target, self.baseline)]  # fmt: skip
-
-
-def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 FEATURES = {"avx2": "AVX2", "avx512f": "AVX512", "avx512_vnni": "AVX512_VNNI"}  # /proc, ggml
@@ -74,7 +40,7 @@ def checks_of(
         _same(sides, "served_device", "same device"),
         _same(sides, "output_tokens", "same output length"),
         _same(sides, "window", "same context window"),
-        _outputs(sides),
+        outputs_agree(sides),
         _cache(sides),
         _interleaved(sides),
         _others(sides),
@@ -105,27 +71,12 @@ def _weights(sides: Sides) -> Check:
     return found._replace(detail=detail)
 
 
-def _by_pair(sides: Sides, column: str) -> pd.DataFrame:
-    """What both sides of a pair tell of `column`: a row a pair, sets in the columns `mine theirs`.
-
-    `again`: whether a turn of the pair was taken a second time, which has seeded tokens of its own.
-    """
-    keys = [*sides.unit, "block", "prompt", "prompt_tokens", "batch_size"]
-    told = []
-    for name, side in (("mine", sides.target), ("theirs", sides.baseline)):
-        again = side["repeat"] > 0 if "repeat" in side else pd.Series(False, side.index)
-        by = side.assign(_again=again).groupby([key for key in keys if key in side])
-        told.append(by.agg(**{name: (column, frozenset), f"{name}_again": ("_again", "any")}))
-    both = pd.concat(told, axis=1, join="inner")
-    return both.assign(again=both["mine_again"] | both["theirs_again"])
-
-
 def _prompts(sides: Sides) -> Check:
     """The same ids were given to both sides of a block; a disturbed turn's second has others."""
     name = "same prompts"
     if not sides.known("prompt_sha256"):
         return Check(name, None, "the prompts' ids were not recorded")
-    both = _by_pair(sides, "prompt_sha256")
+    both = by_pair(sides, "prompt_sha256")
     same = [bool(mine & theirs) for mine, theirs in zip(both["mine"], both["theirs"], strict=True)]
     told = f"the same ids in {sum(same)} of {len(same)} pairs"
     if all(same):
@@ -134,80 +85,6 @@ def _prompts(sides: Sides) -> Check:
         return Check(name, True, f"{told}; in each of the others a disturbed turn was taken again, "
                      "which begins with other seeded tokens")  # fmt: skip
     return Check(name, False, f"{told}: they were not asked the same")
-
-
-def _outputs(sides: Sides) -> Check:
-    """Log-probabilities of the same prefixes, decoded tokens, and the answers that were timed."""
-    name = "outputs agree"
-    audits = [_distinct(some) for some in sides.audits]
-    if not all(audits):
-        return Check(name, None, "no log-probabilities were recorded")
-    worst = max(distance(one, other) for one in audits[0] for other in audits[1])
-    formats = {f for values in sides.values("weight_format") for f in values} if (
-        sides.known("weight_format")) else {"float32"}  # fmt: skip
-    allowed = max(TOLERANCE.get(f, OTHER_TOLERANCE) for f in formats)
-    if not np.isfinite(worst):
-        return Check(name, False, "they told no finite log-probabilities of the same prefixes")
-    longest = max(max(audit["prefixes"]) for some in audits for audit in some)
-    detail = (f"largest difference of a log-probability {worst:.2g} after prefixes of up to "
-              f"{longest:,} tokens, allowed {allowed:g}")  # fmt: skip
-    if worst > allowed:
-        return Check(name, False, detail)
-    gaps = [gap for some in audits for a in some if (gap := a.get("decoded_gap")) is not None]
-    if gaps and not max(gaps) <= allowed:
-        return Check(name, False, f"a decoded token is {max(gaps):.2g} less likely than the one "
-                     f"that the same engine's prefill names, allowed {allowed:g}")  # fmt: skip
-    passed, answers = _answers(sides, formats)
-    return Check(name, passed, f"{detail}{answers}")
-
-
-def _answers(sides: Sides, formats: set[str]) -> tuple[bool, str]:
-    """Whether the timed answers let them be one model, and in how many pairs they are equal.
-
-    Rounding may part two greedy answers for good, and in fewer bits it often does; in float32 that
-    is rare, so that mostly other answers are another model's, or decoded wrongly.
-    """
-    if not (sides.known("output_sha256") and sides.known("prompt_sha256")):
-        return True, ""
-    both = _by_pair(sides, "output_sha256")
-    both = both[~both["again"]]
-    equal = sum(bool(mine & theirs)
-                for mine, theirs in zip(both["mine"], both["theirs"], strict=True))  # fmt: skip
-    told = f"; the timed answers are equal in {equal} of {len(both)} pairs"
-    return formats != {"float32"} or 2 * equal >= len(both), told
-
-
-def _distinct(audits: Sequence[dict]) -> list[dict]:
-    """The audits that tell log-probabilities, equal ones once: mostly those of every process."""
-    told = {str((a["next_ids"], a["next_logprobs"])): a for a in audits if a["next_ids"]}
-    return list(told.values())
-
-
-def distance(one: dict, other: dict) -> float:
-    """Largest difference of a token's log-probability that the two lists of likeliest ones show.
-
-    A token that only one of them holds is in the other at most as likely as its last one. Only the
-    first prefixes that both were asked for count; infinite without any, or for what is no number.
-    """
-    apart = [np.inf]
-    for place, (mine, theirs) in enumerate(zip(one["prefixes"], other["prefixes"], strict=False)):
-        if mine != theirs:
-            break
-        if not (one["next_ids"][place] and other["next_ids"][place]):
-            continue  # a server does not always tell
-        here, there = (dict(zip(side["next_ids"][place], side["next_logprobs"][place], strict=True))
-                       for side in (one, other))  # fmt: skip
-        apart += [_apart_by(here, there), _apart_by(there, here)]
-    return max(apart[1:] or apart)
-
-
-def _apart_by(here: dict[int, float], there: dict[int, float]) -> float:
-    """The most by which the tokens of one list are likelier or less likely in the other."""
-    least = min(there.values(), default=np.nan)
-    most = max((abs(log - there[i]) if i in there else log - least for i, log in here.items()),
-               default=np.nan)  # fmt: skip
-    finite = np.isfinite([*here.values(), *there.values()]).all()
-    return float(most) if finite and np.isfinite(most) else np.inf
 
 
 def _cache(sides: Sides) -> Check:

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from llmbench.pairs.checks import Check, failing
+from llmbench.pairs.checks import failing
 from llmbench.pairs.ratios import holm
+from llmbench.pairs.sides import Check
 from llmbench.pairs.tails import Tail
 from llmbench.units import significant
 

@@ -1,5 +1,6 @@
 """The ordinary path, and real deaths, against a real server of our own: `make ollama` first."""
 
+import json
 import os
 import re
 import signal
@@ -15,7 +16,7 @@ import llmbench
 from llmbench.engines import ollama, ollama_server
 from llmbench.engines.ollama import OllamaEngine
 from llmbench.errors import EngineLost, Missing, Unsupported
-from llmbench.models.source import find_model
+from llmbench.models.source import BUILTIN, find_model
 from llmbench.profilers.clock import MonotonicClock
 from llmbench.profilers.memory import tree_bytes
 from llmbench.timing import time_repeat
@@ -76,7 +77,8 @@ def test_the_tokens_are_those_of_our_own_engine(engine, ids):
 def test_what_serves_is_told_by_the_server_its_log_and_the_file(engine):
     served = engine.served
     assert served.impl == "own server" and served.attention_impl == "flash"
-    assert (served.weight_format, served.window) == ("F32", 2048)
+    assert (served.weight_format, served.window) == ("float32", 2048)
+    assert served.kv_format == "float16"
     assert served.weight_bytes == 3_409_664 * 4
     assert "CPU.0." in served.build
     assert served.versions["ollama"] == engine.server.version
@@ -140,7 +142,7 @@ def test_a_server_that_is_there_is_used_and_left_alone(engine, ids):
         find_model("builtin:tiny"),
         {"host": engine.server.address, "threads": 1, "weights": "F16"},
     )
-    assert (served.impl, served.weight_format) == (engine.server.address, "F16")
+    assert (served.impl, served.weight_format) == (engine.server.address, "float16")
     assert guest.pids()[0] == engine.pids()[0]
     assert len(list(guest.stream([ids], 4))) == 4
     guest.close()
@@ -196,6 +198,42 @@ def test_a_study_counts_the_servers_memory_and_cpu_as_the_engines(tmp_path):
         assert memory.tree_rss_bytes > memory.rss_peak_bytes  # the server's own is in it
         assert record.raw.server["eval_count"] == 64
         assert record.served.build and set(record.flags) <= {"contaminated"}
+
+
+def test_a_token_that_the_model_wants_first_stands_there_once(tmp_path):
+    source = wanting_a_first_token(tmp_path)
+    [asked] = [[*source.tokenizer.first, *source.tokenizer.encode(" the name of the file")]]
+    assert asked[0] == source.tokenizer.special_ids[0]
+    engine, ours = OllamaEngine(), llmbench.load(source.name, engine="edge")
+    try:
+        engine.load(source, {"threads": 1})
+        raw, _ = time_repeat(engine, [asked], 8, clock=MonotonicClock())
+        told = engine.next_logprobs(asked)
+    finally:
+        engine.close()
+    assert raw.server["prompt_eval_count"] == len(asked)
+    with ours:
+        with_it, without = ours.next_logprobs(asked), ours.next_logprobs(asked[1:])
+    worst = {name: max(abs(told[i] - its[i]) for i in told if i in its)
+             for name, its in (("with", with_it), ("without", without))}  # fmt: skip
+    assert worst["with"] < CLOSE["F32"] < worst["without"]
+
+
+def wanting_a_first_token(folder: Path):
+    """builtin:tiny, its tokenizer framed as those of many models are."""
+    from tokenizers import Tokenizer, processors
+
+    for path in BUILTIN.joinpath("tiny").iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    [(token, added)] = tokenizer.get_added_tokens_decoder().items()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        f"{added.content} $A", special_tokens=[(added.content, token)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"add_bos_token": True}))
+    return find_model(str(folder))
 
 
 def test_the_tree_is_of_all_that_serve(engine):

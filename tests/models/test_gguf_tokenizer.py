@@ -270,3 +270,14 @@ def test_a_header_read_without_texts_has_no_tokenizer():
     told = byte_level(json.loads((TINY / "tokenizer.json").read_text()), "gpt-2")
     with pytest.raises(BadParams, match="tokens"):
         tokenizer_of(told | keys(tokens=Skipped(4096)))
+
+
+@pytest.mark.parametrize(("kind", "told", "first"), [
+    ("gpt2", {}, []), ("gpt2", {"add_bos_token": True}, [1]),
+    ("llama", {}, [1]), ("llama", {"add_bos_token": False}, []),
+])  # fmt: skip
+def test_a_text_begins_as_the_file_says_or_as_its_kind_does(kind, told, first):
+    tiny = json.loads((TINY / "tokenizer.json").read_text())
+    known = byte_level(tiny, "gpt-2") if kind == "gpt2" else sentencepiece(
+        ["<unk>", "<s>", "</s>", "a", "b", "ab"], [0.0] * 6)  # fmt: skip
+    assert tokenizer_of(known | keys(bos_token_id=1, **told)).first == first

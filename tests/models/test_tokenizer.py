@@ -7,6 +7,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from llmbench.errors import Missing
+from llmbench.models.source import BUILTIN
 from llmbench.models.tokenizer import Tokenizer, load_tokenizer
 
 TEXT = ["the quick brown fox jumps over the lazy dog and the quick cat", "Hello, the World! 123"]
@@ -100,3 +101,9 @@ def test_a_folder_without_tokenizer_is_missing_it(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{broken")
     with pytest.raises(Missing, match="cannot be read"):
         load_tokenizer(tmp_path)
+
+
+def test_what_a_tokenizer_puts_first_is_known_and_not_part_of_a_text(folder: Path):
+    made = load_tokenizer(folder)
+    assert made.bos == 0 and made.first == [0] and 0 not in made.encode(TEXT[0])
+    assert load_tokenizer(BUILTIN / "tiny").first == []

@@ -8,7 +8,7 @@ import pytest
 
 import llmbench
 from llmbench.errors import BadParams, CannotSay
-from llmbench.pairs.checks import distance
+from llmbench.pairs.agreement import distance
 from llmbench.pairs.power import detectable, power, side_sd, simulated
 from llmbench.pairs.ratios import holm
 from llmbench.pairs.tails import tails_of

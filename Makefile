@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PLAIN := not slow and not browser and not ollama and not llamacpp
+LONG := slow and not browser and not ollama and not llamacpp
 SIDE_BY_SIDE := -n 2 --dist loadfile
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 export HF_HUB_OFFLINE := 1
@@ -37,8 +38,12 @@ demo: setup ## From a fresh clone to outputs/demo/report.html, on the CPU, offli
 test: setup ## Everything that needs no GPU, network or server
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "$(PLAIN)"
 
-test-slow: setup ## The long ones: kill loops, design power
-	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "slow and not browser and not ollama and not llamacpp"
+test-slow: setup ## The long ones: kill loops, design power; then, with nothing beside them, those that time
+	@status=0; \
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "$(LONG) and not alone" || status=$$?; \
+	echo "-- alone: tests whose subject is real time"; \
+	$(BIN)/python -m pytest -m "$(LONG) and alone" || status=$$?; \
+	exit $$status
 
 test-ollama: setup ## Against a real Ollama server (make ollama)
 	@$(BIN)/python -m pytest -m "ollama and not llamacpp"

@@ -28,6 +28,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("alone") and not item.get_closest_marker("slow"):
+            raise pytest.UsageError(f"{item.nodeid} is alone and not slow: make test runs its "
+                                    "tests side by side")  # fmt: skip
     for name, (what, here) in NEEDS.items():
         marked = [item for item in items if item.get_closest_marker(name)]
         if marked and not here():

@@ -1,6 +1,7 @@
 """Planted truth through the whole pipeline: it is found again, and what must be refused is."""
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -8,10 +9,13 @@ import numpy as np
 import pytest
 
 from llmbench import checker, metrics, planted, stats
+from llmbench.engines.fake import FakeEngine
 from llmbench.pairs import compare
 from llmbench.params import Contender, Scaling
+from llmbench.points import plan
 from llmbench.record import Record
 from llmbench.sweep import measure_study
+from llmbench.turns import process_seed
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -133,7 +137,23 @@ class TwoLaws(Scaling):
         return [Contender("fake", fast), Contender("fake", slow), Contender("fake", slow, True)]
 
 
+def true_ratio(study: Scaling) -> float:
+    """What the noise drawn in this study's process runs makes of 3 %: their geometric mean."""
+    slow_over_fast = 0.0
+    for repeat in (r for group in plan("scaling", study) for r in group.repeats):
+        if not repeat.point.twin and repeat.block == 0:
+            options, slept = repeat.point.engine_options, []
+            engine = FakeEngine(sleep=slept.append)
+            seed = process_seed(repeat.point, repeat.process_run)
+            engine.load(None, options | {"process_seed": seed})
+            list(engine.stream([[1]], 2))
+            sign = 1 if options["decode_s"] == 0.0103 else -1
+            slow_over_fast += sign * math.log(slept[-1]) / study.process_runs
+    return math.exp(slow_over_fast)
+
+
 @pytest.mark.slow
+@pytest.mark.alone
 def test_real_children_find_a_planted_3_percent(tmp_path, monkeypatch):
     monkeypatch.setattr("llmbench.turns.BUSY_SHARE", 2.0)  # sleeps are not disturbed by others
     lows = []
@@ -144,7 +164,7 @@ def test_real_children_find_a_planted_3_percent(tmp_path, monkeypatch):
         engine = np.where(frame["options"].str.contains("0.0103"), "slow", "fast")
         found = compare(frame.assign(engine=engine), "fast", "slow")
         assert (found.process_runs, found.blocks) == (6, 30)
-        assert 1.005 < found.ratio < 1.055
+        assert found.ratio == pytest.approx(true_ratio(study), rel=0.01)
         lows.append(found.low)
     assert sum(low > 1 for low in lows) >= 4, lows  # each of them in 97.6 % of all trials
 

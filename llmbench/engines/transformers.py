@@ -42,13 +42,18 @@ class TransformersEngine:
     Options = TransformersOptions
 
     def load(self, model: ModelSource, options: dict[str, Any]) -> Served:
-        """Load the folder's weights; no code from the folder is run, nothing is downloaded."""
-        if model.file:
-            raise Unsupported("engine transformers loads Hugging Face folders, not GGUF files",
-                              how="edge, llamacpp and ollama load this file; transformers, the "
-                                  "folder it was made of")  # fmt: skip
+        """Load the weights of a folder or a GGUF file, which is dequantised.
+
+        No code from the folder is run, nothing is downloaded. Raises: OutOfMemory, Unsupported,
+        Missing.
+        """
         device, threads = options.pop("device", "cpu"), options.pop("threads", 1)
         self.options = TransformersOptions(**options)
+        if model.file and self.options.quantization != "none":
+            raise Unsupported(f"engine transformers does not quantize a GGUF file to "
+                              f"{self.options.quantization}: it is quantized already",
+                              how="quantization: none, or the folder it was made of",
+                              )  # fmt: skip
         started = time.perf_counter()
         with memory_errors():
             self._load(model, device, threads)
@@ -112,20 +117,30 @@ class TransformersEngine:
 
     def _load(self, model: ModelSource, device: str, threads: int) -> None:
         import torch
-        from transformers import AutoModelForCausalLM
 
         self.torch, self.device = torch, device
         if device == "cuda" and not torch.cuda.is_available():
             raise Unsupported("device cuda: torch finds no usable GPU here", how="llmbench doctor")
         torch.set_num_threads(threads)
         with _named_attention(self.options.attention_impl):
-            loaded = AutoModelForCausalLM.from_pretrained(
-                model.folder, dtype=getattr(torch, self.options.dtype), use_safetensors=True,
-                attn_implementation=self.options.attention_impl, local_files_only=True,
-                trust_remote_code=False, **self._quantized(device),
-            )  # fmt: skip
+            loaded = self._of_file(model) if model.file else self._of_folder(model)
         quantized = self.options.quantization != "none"  # such a model cannot be moved afterwards
         self.model = (loaded if quantized else loaded.to(device)).eval()
+
+    def _of_folder(self, model: ModelSource) -> Any:
+        from transformers import AutoModelForCausalLM
+
+        return AutoModelForCausalLM.from_pretrained(
+            model.folder, dtype=getattr(self.torch, self.options.dtype), use_safetensors=True,
+            attn_implementation=self.options.attention_impl, local_files_only=True,
+            trust_remote_code=False, **self._quantized(self.device),
+        )  # fmt: skip
+
+    def _of_file(self, model: ModelSource) -> Any:
+        from llmbench.engines.transformers_gguf import load_gguf
+
+        return load_gguf(model, getattr(self.torch, self.options.dtype), self.device,
+                         self.options.attention_impl)  # fmt: skip
 
     def _packages(self) -> list[str]:
         quantized = self.options.quantization != "none"

@@ -114,6 +114,6 @@ def _check_kinds(header: Header) -> None:
     for info in header.tensors:
         if info.kind not in KINDS:
             raise Unsupported(f"models: tensor {info.name!r} of {header.path.name} is stored as "
-                              f"{info.kind}", why=f"edge reads {', '.join(KINDS)}",
+                              f"{info.kind}", why=f"edge and transformers read {', '.join(KINDS)}",
                               how="run it on llamacpp or ollama, or use a file in one of these "
                                   "types")  # fmt: skip

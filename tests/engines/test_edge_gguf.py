@@ -12,7 +12,6 @@ from click.testing import CliRunner
 from llmbench.cli import commands
 from llmbench.engines.edge import EdgeEngine
 from llmbench.engines.loaded import load
-from llmbench.engines.transformers import TransformersEngine
 from llmbench.errors import BadParams, Missing, Unsupported
 from llmbench.models import gguf_weights
 from llmbench.models.predict import spec_of
@@ -208,12 +207,6 @@ def test_what_it_cannot_compute_is_refused_by_name(metadata, error, words, tmp_p
     file = write_gguf(tmp_path / "t.gguf", find_model("builtin:tiny").folder, metadata=metadata)
     with pytest.raises(error, match=words):
         loaded(EdgeEngine, find_model(f"gguf:{file}"))
-
-
-def test_transformers_refuses_a_file_and_says_who_takes_it(tiny):
-    with pytest.raises(Unsupported, match="not GGUF files") as told:
-        loaded(TransformersEngine, find_model(f"gguf:{tiny}"))
-    assert "edge" in told.value.how and "folder" in told.value.how
 
 
 def test_a_damaged_file_is_refused_before_anything_is_loaded(tiny, tmp_path):

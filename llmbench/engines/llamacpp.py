@@ -2,6 +2,9 @@
 
 Its server, its sampler and its tokenizer are left out, and no prefix is kept between prompts: this
 is its best case. Models come as GGUF files; folders are exported once and kept.
+
+It wants a process without torch's 16-bit products: on processors with AMX both set up the same tile
+registers of a thread, llama.cpp only once, and its next product is an illegal instruction then.
 """
 
 import time

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from llmbench.engines.base import Told
-from llmbench.engines.ollama_checks import Asked, Loaded, Seen, told_of
+from llmbench.engines.ollama_checks import REPEATS, Asked, Loaded, Seen, told_of
 from llmbench.engines.ollama_models import create, sha256_of
 from llmbench.engines.ollama_server import Server, host_from_environment, open_server
 from llmbench.engines.ollama_text import UNKNOWN, Texts
@@ -221,14 +221,19 @@ class OllamaEngine:
     def _tokens(self, body: dict[str, Any]) -> Iterator[Sequence[int]]:
         """The tokens of one answer as they come, and -1 for those whose text never came."""
         seen, left = self._seen, self._asked.output_tokens
-        for line in self._wire.lines("/api/generate", body):
-            if text := line.get("response"):
-                tokens = self.texts.ids(text)[:left]
-                left -= len(tokens)
-                seen.add(text, len(tokens))
-                for token in tokens:
-                    yield [token]
-            seen.final = line
+        try:
+            for line in self._wire.lines("/api/generate", body):
+                if text := line.get("response"):
+                    tokens = self.texts.ids(text)[:left]
+                    left -= len(tokens)
+                    seen.add(text, len(tokens))
+                    for token in tokens:
+                        yield [token]
+                seen.final = line
+        except EngineLost:
+            if seen.in_row < REPEATS:
+                raise
+            seen.cut = True
         seen.busy = self._wire.busy
         yield from [[UNKNOWN]] * min(seen.missing, left)
 

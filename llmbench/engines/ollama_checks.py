@@ -8,6 +8,7 @@ from llmbench.engines.base import Told
 
 RELOAD_S, RELOAD_TIMES = 0.05, 3.0  # a load above both, the second of the usual: loaded again
 TIMES = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")  # in ns
+REPEATS = 30  # of one text, then the server ends an answer without a word: llm/server.go
 COUNTS = ("prompt_eval_count", "prompt_eval_cached_count", "eval_count")
 
 
@@ -40,6 +41,9 @@ class Seen:
     first: int = 0  # tokens of the first piece
     first_wide: bool = False  # that one holds a character that may be several tokens
     wide: int = 0  # characters that may be several tokens, which are held back until it is whole
+    in_row: int = 0  # pieces that were the same but for spaces, up to the last
+    last: str = ""
+    cut: bool = False  # the answer ended without its last line, after so many of them
     busy: int = 0  # how often the server turned us away first
     final: dict[str, Any] = field(default_factory=dict)  # the line that is `done`
 
@@ -48,6 +52,8 @@ class Seen:
         self.wide += sum(character > "\x7f" for character in text)
         if not self.chunks:
             self.first, self.first_wide = tokens, not text.isascii()
+        self.in_row = self.in_row + 1 if text.strip() == self.last else 1
+        self.last = text.strip()
         self.chunks, self.tokens = self.chunks + 1, self.tokens + tokens
 
     @property
@@ -68,6 +74,10 @@ def told_of(asked: Asked, seen: Seen, before: Loaded | None, after: Loaded | Non
     server = {name.replace("duration", "s"): final[name] / 1e9 for name in TIMES if name in final}
     server |= {name: float(final[name]) for name in COUNTS if name in final}
     server |= {"chunks": float(seen.chunks)}
+    if seen.cut:
+        why = f"the server ends an answer once a text has come {REPEATS} times in a row"
+        came = f"{seen.tokens} of {asked.output_tokens} tokens came"
+        return Told(server=server, flags=("short",), reason=f"{why}: {came}")
     faults = [
         *_counts(asked, seen, final),
         *_place(asked, after),

@@ -19,6 +19,7 @@ from llmbench.engines.base import PREFILL_DONE
 from llmbench.engines.memory_errors import memory_errors
 from llmbench.errors import Missing, Refused, Unsupported
 from llmbench.models.cost import kv_bytes_per_token
+from llmbench.models.gguf_cache import ExportType, as_gguf
 from llmbench.models.source import ModelSource
 from llmbench.models.spec import spec_from_config
 from llmbench.params import LAYERS
@@ -29,6 +30,7 @@ class TransformersOptions(Noun):
     """How the model is loaded."""
 
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    weights: ExportType | None = None  # of a folder, exported once to GGUF; none: as it is
     attention_impl: Literal["sdpa", "eager"] = "sdpa"
     quantization: Literal["none", "int8", "nf4"] = "none"  # of the layers' linear weights
 
@@ -45,10 +47,11 @@ class TransformersEngine:
         """Load the weights of a folder or a GGUF file, which is dequantised.
 
         No code from the folder is run, nothing is downloaded. Raises: OutOfMemory, Unsupported,
-        Missing.
+        Missing, BadParams.
         """
         device, threads = options.pop("device", "cpu"), options.pop("threads", 1)
         self.options = TransformersOptions(**options)
+        model = as_gguf(model, self.options.weights)
         if model.file and self.options.quantization != "none":
             raise Unsupported(f"engine transformers does not quantize a GGUF file to "
                               f"{self.options.quantization}: it is quantized already",

@@ -112,6 +112,24 @@ def test_17_cut_after_every_byte_no_answer_is_taken_for_a_short_one(engine, doub
         assert "lines of the answer had come" in str(lost.value)
 
 
+@pytest.mark.parametrize(("times", "lost"), [(30, False), (29, True)])
+def test_17_an_answer_that_the_servers_own_rule_ends_is_short_and_no_loss(
+    engine, double, ids, times, lost
+):
+    line = b'{"response":" a","done":false}\n'
+    double.raw = chunked(b'{"response":" the","done":false}\n', *[line] * times)
+    if lost:
+        with pytest.raises(EngineLost):
+            steps(engine, ids, 64)
+        return
+    _, witness = time_repeat(engine, [ids], 64, clock=MonotonicClock())
+    told = engine.told()
+    assert (witness.output_tokens, witness.end_reason, told.flags) == (31, "lost", ("short",))
+    assert "30 times in a row: 31 of 64 tokens" in told.reason
+    double.raw = None
+    assert steps(engine, ids) == double.tokens[:TOKENS] and engine.told().flags == ()
+
+
 @pytest.mark.parametrize("cut", [0, 60, len(OK), 300])
 def test_17_a_reset_connection_is_a_lost_engine(engine, double, ids, cut):
     double.cut, double.reset = cut, True

@@ -95,3 +95,15 @@ def test_the_window_of_a_mistral_file_is_kept(tmp_path):
     assert type(narrow[0].model).__name__ == "MistralForCausalLM"
     assert np.abs(narrow[0].logprobs(IDS) - narrow[1].logprobs(IDS)).max() < 1e-4
     assert np.abs(narrow[0].logprobs(IDS) - wide[0].logprobs(IDS)).max() > 1e-2
+
+
+def test_a_folder_in_another_type_is_its_exported_file():
+    folder = find_model("builtin:tiny")
+    theirs, ours = (
+        loaded(kind, folder, weights="Q4_0") for kind in (TransformersEngine, EdgeEngine)
+    )
+    whole = loaded(TransformersEngine, folder).logprobs(IDS)
+    assert np.abs(theirs.logprobs(IDS) - ours.logprobs(IDS)).max() < 1e-4
+    assert np.abs(theirs.logprobs(IDS) - whole).max() > 0.01
+    with pytest.raises(Unsupported, match="does not quantize a GGUF file"):
+        loaded(TransformersEngine, folder, weights="Q8_0", quantization="int8")

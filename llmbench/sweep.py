@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from llmbench import store
-from llmbench.errors import BadParams, Held, StudyFailed
+from llmbench.errors import BadParams, Held, Missing, StudyFailed
 from llmbench.hardware import Roofs, default_threads, environment, fingerprint, machine
 from llmbench.kept_roofs import keep, kept
 from llmbench.params import Study, make_study, study_kind
@@ -158,7 +158,10 @@ def default_run_id(name: str, groups: tuple[Group, ...]) -> str:
 
 
 def check_options(study: Study) -> None:
-    """Raises: BadParams when an engine does not know an option, or cannot do what is asked."""
+    """Raises: BadParams when an engine does not know an option, or cannot do what is asked.
+
+    Missing when a GPU is asked for and there is none: before weights are made for it.
+    """
     from llmbench import engines
 
     for name, options in study.engine_options.items():
@@ -170,6 +173,20 @@ def check_options(study: Study) -> None:
             and "batch" not in engines.create(name).capabilities
         ):
             raise BadParams(f"engine {name} decodes one row at a time", how="batch_sizes: [1]")
+    _check_device(study)
+
+
+def _check_device(study: Study) -> None:
+    """A planted law says by itself that it has no device."""
+    real = {contender.engine for contender in study.contenders} - {"fake"}
+    if study.device != "cuda" or not real:
+        return
+    here = machine()
+    if not here.gpus:
+        raise Missing("device: cuda, and no GPU is found here", why=here.gpu_reason or "",
+                      kept="nothing was started",
+                      how="run it on its machine, or ask for device: cpu; llmbench doctor tells "
+                          "more, llmbench plan works anywhere")  # fmt: skip
 
 
 def _check_engine_options(name: str, options: dict[str, Any]) -> None:

@@ -87,6 +87,7 @@ def measure(name: str, *, shard: str = "", outputs: Path | None = None, **fields
 def measure_study(name: str, study: Study, *, shard: str = "", outputs: Path | None = None) -> Run:
     """`measure` for a study that is already validated."""
     check_options(study)
+    check_device(study)
     study, left_out = present(study)
     groups = plan(name, study, shard or os.environ.get("LLMBENCH_SHARD", "1/1"))
     run_id = study.run_id or default_run_id(name, groups)
@@ -158,10 +159,7 @@ def default_run_id(name: str, groups: tuple[Group, ...]) -> str:
 
 
 def check_options(study: Study) -> None:
-    """Raises: BadParams when an engine does not know an option, or cannot do what is asked.
-
-    Missing when a GPU is asked for and there is none: before weights are made for it.
-    """
+    """Raises: BadParams when an engine does not know an option, or cannot do what is asked."""
     from llmbench import engines
 
     for name, options in study.engine_options.items():
@@ -173,11 +171,13 @@ def check_options(study: Study) -> None:
             and "batch" not in engines.create(name).capabilities
         ):
             raise BadParams(f"engine {name} decodes one row at a time", how="batch_sizes: [1]")
-    _check_device(study)
 
 
-def _check_device(study: Study) -> None:
-    """A planted law says by itself that it has no device."""
+def check_device(study: Study) -> None:
+    """Raises: Missing when a GPU is asked for and there is none, before weights are made for it.
+
+    A planted law says by itself that it has no device.
+    """
     real = {contender.engine for contender in study.contenders} - {"fake"}
     if study.device != "cuda" or not real:
         return

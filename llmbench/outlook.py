@@ -25,6 +25,7 @@ from llmbench.points import plan
 from llmbench.record import Point, Repeat
 from llmbench.units import nbytes, seconds, significant
 
+HELD = {None: "float32", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # `weights`
 SHOWN = 40  # rows of the table for people; --json has all
 
 
@@ -185,7 +186,9 @@ def _predicted(point: Point, limit: int, roofs: Roofs | None) -> tuple[Predictio
     """The prediction, or why there is none."""
     if point.engine == "fake":
         return None, "a planted law needs no memory and knows no roof"
-    dtype = point.engine_options.get("dtype", "float32")
+    dtype = _held(point)
+    if dtype is None:
+        return None, f"memory of {point.engine_options['weights']} weights is not predicted"
     holds = roofs.of_dtype(dtype) if roofs and point.device == "cpu" else None  # as probed
     try:
         found = predict(
@@ -196,6 +199,14 @@ def _predicted(point: Point, limit: int, roofs: Roofs | None) -> tuple[Predictio
     except LlmbenchError as error:
         return None, error.what
     return found, found.why
+
+
+def _held(point: Point) -> str | None:
+    """In what an engine holds the weights: a file's own type, where it takes no `dtype`."""
+    asked = point.engine_options
+    if point.engine in ("llamacpp", "ollama"):
+        return HELD.get(asked.get("weights"))
+    return asked.get("dtype", "float32")
 
 
 def _roofs(outputs: Path, here: str, threads: int) -> Roofs | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from llmbench import store
-from llmbench.errors import BadParams, Held, StudyFailed
+from llmbench.errors import BadParams, Held, Missing, StudyFailed
 from llmbench.hardware import Roofs, default_threads, environment, fingerprint, machine
 from llmbench.kept_roofs import keep, kept
 from llmbench.params import Study, make_study, study_kind
@@ -87,6 +87,7 @@ def measure(name: str, *, shard: str = "", outputs: Path | None = None, **fields
 def measure_study(name: str, study: Study, *, shard: str = "", outputs: Path | None = None) -> Run:
     """`measure` for a study that is already validated."""
     check_options(study)
+    check_device(study)
     study, left_out = present(study)
     groups = plan(name, study, shard or os.environ.get("LLMBENCH_SHARD", "1/1"))
     run_id = study.run_id or default_run_id(name, groups)
@@ -170,6 +171,22 @@ def check_options(study: Study) -> None:
             and "batch" not in engines.create(name).capabilities
         ):
             raise BadParams(f"engine {name} decodes one row at a time", how="batch_sizes: [1]")
+
+
+def check_device(study: Study) -> None:
+    """Raises: Missing when a GPU is asked for and there is none, before weights are made for it.
+
+    A planted law says by itself that it has no device.
+    """
+    real = {contender.engine for contender in study.contenders} - {"fake"}
+    if study.device != "cuda" or not real:
+        return
+    here = machine()
+    if not here.gpus:
+        raise Missing("device: cuda, and no GPU is found here", why=here.gpu_reason or "",
+                      kept="nothing was started",
+                      how="run it on its machine, or ask for device: cpu; llmbench doctor tells "
+                          "more, llmbench plan works anywhere")  # fmt: skip
 
 
 def _check_engine_options(name: str, options: dict[str, Any]) -> None:

@@ -75,6 +75,22 @@ def test_kept_roofs_serve_where_no_run_knows_any(params, tmp_path):
     assert half == pytest.approx(plan.seconds_at_least / 2, rel=0.05), "half of the bytes"
 
 
+@pytest.mark.parametrize(
+    ("engine", "options", "itemsize"),
+    [("ollama", "{weights: BF16}", 2), ("llamacpp", "{weights: F16}", 2), ("ollama", "{}", 4),
+     ("edge", "{weights: BF16}", 4), ("edge", "{weights: Q8_0, dtype: float16}", 2),
+     ("llamacpp", "{weights: Q8_0}", None)],
+)  # fmt: skip
+def test_weights_are_foretold_as_the_engine_holds_them(params, tmp_path, engine, options, itemsize):
+    asked = [f"scaling.engines=[{engine}]", f"scaling.engine_options={{{engine}: {options}}}"]
+    (point,) = llmbench.plan(params, [*asked, "scaling.batch_sizes=[1]"], outputs=tmp_path).points
+    if itemsize is None:
+        assert point.peak_bytes is None and "Q8_0" in point.why
+    else:
+        least = 3_409_664 * itemsize
+        assert least < point.peak_bytes < 1.3 * least
+
+
 def test_what_will_not_fit_is_said_with_the_reason(params, tmp_path):
     plan = llmbench.plan(
         params,

@@ -21,7 +21,9 @@ class EdgeOptions(Noun):
     impl: Literal["reference"] = "reference"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     weights: ExportType | None = None  # of a folder, exported once to GGUF; none: as it is
-    attention_impl: Literal["reference", "sdpa-math", "sdpa-flash", "skipped"] = "sdpa-flash"
+    attention_impl: Literal["auto", "reference", "sdpa-math", "sdpa-flash", "skipped"] = (
+        "sdpa-flash"  # auto: that, or reference where it cannot serve the model; Served tells which
+    )
 
 
 class EdgeEngine:
@@ -43,7 +45,7 @@ class EdgeEngine:
         weights = {t.data_ptr(): t.numel() * t.element_size() for t in self.model.tensors()}
         itemsize = self.model.embedding.element_size()
         return Served(
-            engine=self.name, impl=self.options.impl, attention_impl=self.options.attention_impl,
+            engine=self.name, impl=self.options.impl, attention_impl=self.model.attention_impl,
             weight_format=self.options.dtype, weight_bytes=sum(weights.values()),
             kv_format=self.options.dtype,  # the cache takes the embedding's
             kv_bytes_per_token=kv_bytes_per_token(self.model.spec, itemsize),

@@ -60,14 +60,30 @@ def attend_skipped(q: Any, k: Any, v: Any, scores: Scores) -> Any:
     return v[:, :, -q.shape[2] :]
 
 
+def chosen(impl: str, scores: tuple[Scores, ...], like: Any) -> str:
+    """`impl` itself; for "auto" sdpa-flash, or reference where sdpa-flash cannot serve the model.
+
+    `like` is a tensor of the model: on a GPU sdpa-flash needs 16 bits and compute capability 8.0.
+    Source: Dao, FlashAttention-2, arXiv 2307.08691, and the requirements of its code (Ampere on).
+    """
+    if impl != "auto":
+        return impl
+    import torch
+
+    on_gpu = like.device.type == "cuda"
+    old = on_gpu and (torch.cuda.get_device_capability(like.device) < (8, 0) or like.itemsize != 2)
+    asks = any(layer.cap or (on_gpu and layer.window) for layer in scores)
+    return "reference" if old or asks else "sdpa-flash"
+
+
 def attention(impl: str, scores: tuple[Scores, ...], device: str) -> Attend:
     """The attention called `impl`. Raises: Unsupported when it cannot do what a layer asks for."""
     if not impl.startswith("sdpa-"):
         return {"reference": attend_reference, "skipped": attend_skipped}[impl]
     if any(layer.cap for layer in scores):
         raise Unsupported(f"attention_impl {impl} has no soft cap, and this model needs one",
-                          how="attention_impl: reference")  # fmt: skip
+                          how="attention_impl: auto, or reference")  # fmt: skip
     if impl == "sdpa-flash" and device == "cuda" and any(layer.window for layer in scores):
         raise Unsupported(f"attention_impl {impl} has no sliding window on a GPU, and this model "
-                          "needs one", how="attention_impl: reference or sdpa-math")  # fmt: skip
+                          "needs one", how="attention_impl: auto or sdpa-math")  # fmt: skip
     return attend_sdpa({"sdpa-math": "MATH", "sdpa-flash": "FLASH_ATTENTION"}[impl])

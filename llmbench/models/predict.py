@@ -1,7 +1,7 @@
 """Will it fit here, and how long must it take at least: spec and hardware, nothing fitted."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmbench.errors import BadParams, Unsupported
@@ -100,7 +100,11 @@ def spec_of(name: str) -> Spec:
     if name.startswith("builtin:") or Path(name).expanduser().is_dir():
         config = source.locate(name) / "config.json"
         return spec_from_config(json.loads(config.read_text(encoding="utf-8")))
-    return spec_from_catalog(name.removeprefix("shape:"))
+    spec = spec_from_catalog(name.removeprefix("shape:"))
+    if name.startswith("shape:"):  # made without longrope, so trained for less
+        trained = source.shapes().shape_architecture(name).trained_context
+        return replace(spec, trained_context=trained)
+    return spec
 
 
 def _formats(dtype: str, kv_dtype: str | None) -> tuple[cost.Format, int]:

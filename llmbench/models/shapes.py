@@ -13,7 +13,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +20,20 @@ import numpy as np
 
 from llmbench import catalog
 from llmbench.errors import BadParams, StoreFailed, Unsupported
+from llmbench.models.shape_layout import (
+    FAMILIES,
+    SCALINGS,
+    Tensor,
+    config_of,
+    tensors_of,
+    unstretched,
+)
 from llmbench.models.tokenizer import Tokenizer, load_tokenizer
 
 VERSION = 1  # of the recipe: other bytes, other number
-FAMILIES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM",
-            "mistral": "MistralForCausalLM"}  # fmt: skip
 TINY = Path(__file__).parent / "builtin" / "tiny"  # lends its tokenizer
 CHUNK = 1 << 22  # weights made at a time
 SPARE = 64 << 20  # bytes of disk that are left free
-LLAMA3 = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-          "original_max_position_embeddings": 8192}  # of Llama 3.2  # fmt: skip
 
 
 def shape_architecture(name: str) -> catalog.Architecture:
@@ -43,7 +46,8 @@ def shape_architecture(name: str) -> catalog.Architecture:
                           how=f"families: {', '.join(FAMILIES)}")  # fmt: skip
     needed = ("n_layers", "n_heads", "n_kv_heads", "head_dim", "d_model", "d_ff", "vocab_size")
     unknown = [n for n in needed if getattr(found, n) is None]
-    odd = found.rope_scaling not in (None, "llama3") or (found.n_experts or 1) > 1
+    found = unstretched(found)
+    odd = found.rope_scaling not in SCALINGS or (found.n_experts or 1) > 1
     if unknown or odd:
         why = f"the catalog does not know its {', '.join(unknown)}" if unknown else (
             "it has experts, or a rotary scaling other than Llama 3's")  # fmt: skip
@@ -88,42 +92,6 @@ def make_shape(name: str) -> Path:
         raise StoreFailed(f"models: {name} cannot be made: {error.strerror or error}",
                           how="free space, or move LLMBENCH_CACHE") from error  # fmt: skip
     return folder
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """One tensor to be made: its name, shape, and how large its values are."""
-
-    name: str
-    shape: tuple[int, ...]
-    std: float  # wanted; 0: all ones
-
-    @property
-    def size(self) -> int:
-        """Number of values."""
-        return math.prod(self.shape)
-
-
-def tensors_of(a: catalog.Architecture) -> list[Tensor]:
-    """Every tensor of the architecture, in the order in which they stand in the file."""
-    heads, kv, c = a.n_heads * a.head_dim, a.n_kv_heads * a.head_dim, a.d_model
-    made = [Tensor("model.embed_tokens.weight", (a.vocab_size, c), 0.02)]
-    for layer in range(a.n_layers):
-        before = f"model.layers.{layer}"
-        dense = {"self_attn.q_proj": (heads, c), "self_attn.k_proj": (kv, c),
-                 "self_attn.v_proj": (kv, c), "self_attn.o_proj": (c, heads),
-                 "mlp.gate_proj": (a.d_ff, c), "mlp.up_proj": (a.d_ff, c),
-                 "mlp.down_proj": (c, a.d_ff)}  # fmt: skip
-        made += [Tensor(f"{before}.{n}.weight", s, 1 / math.sqrt(s[1])) for n, s in dense.items()]
-        biased = ("q_proj", "k_proj", "v_proj") if a.qkv_bias else ()
-        made += [Tensor(f"{before}.self_attn.{n}.bias", (dense[f"self_attn.{n}"][0],), 0.1)
-                 for n in biased]  # fmt: skip
-        made += [Tensor(f"{before}.{n}.weight", (c,), 0.0)
-                 for n in ("input_layernorm", "post_attention_layernorm")]  # fmt: skip
-    made.append(Tensor("model.norm.weight", (c,), 0.0))
-    if not a.tie_word_embeddings:
-        made.append(Tensor("lm_head.weight", (a.vocab_size, c), 1 / math.sqrt(c)))
-    return made
 
 
 def write_shape(folder: Path, name: str, a: catalog.Architecture) -> None:
@@ -207,22 +175,6 @@ def padded_tokenizer(vocab_size: int) -> dict[str, Any]:
         raise Unsupported(f"models: a vocabulary of {vocab_size} is smaller than {len(known)}")
     known |= {f"<|unused_{i}|>": i for i in range(len(known), vocab_size)}
     return told
-
-
-def config_of(a: catalog.Architecture) -> dict[str, Any]:
-    """The config.json that transformers reads."""
-    theta = a.rope_theta or 10_000.0
-    scaling = LLAMA3 if a.rope_scaling == "llama3" else {"rope_type": "default"}
-    return {
-        "architectures": [FAMILIES[a.model_type]], "model_type": a.model_type,
-        "hidden_size": a.d_model, "intermediate_size": a.d_ff, "num_hidden_layers": a.n_layers,
-        "num_attention_heads": a.n_heads, "num_key_value_heads": a.n_kv_heads,
-        "head_dim": a.head_dim, "vocab_size": a.vocab_size, "hidden_act": "silu",
-        "max_position_embeddings": a.trained_context or 4096, "rms_norm_eps": 1e-5,
-        "rope_theta": theta, "rope_parameters": scaling | {"rope_theta": theta},
-        "tie_word_embeddings": bool(a.tie_word_embeddings), "dtype": "bfloat16",
-        "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0, "use_cache": True,
-    }  # fmt: skip
 
 
 def _plain(name: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from llmbench.models.attention import attention
+from llmbench.models.attention import attention, chosen
 from llmbench.models.families import Traits, traits_of
 from llmbench.models.rope import rope_of
 from llmbench.models.spec import Spec
@@ -81,7 +81,8 @@ class Transformer:
         spec, self.eps = self.spec, config.get("rms_norm_eps", 1e-6)
         self.rope = rope_of(config, spec.head_dim)  # before any weight: it may refuse
         self.embedding = weights.take("model.embed_tokens.weight", spec.vocab_size, spec.d_model)
-        self.attend = attention(impl, self.traits.scores, self.embedding.device.type)
+        self.attention_impl = chosen(impl, self.traits.scores, self.embedding)
+        self.attend = attention(self.attention_impl, self.traits.scores, self.embedding.device.type)
         self.layers = [_layer(spec, self.traits, weights, n) for n in range(spec.n_layers)]
         self.norm = weights.take("model.norm.weight", spec.d_model)
         self.head = self.embedding if spec.tied else weights.take(

@@ -1,6 +1,7 @@
 """The families beyond Llama against transformers, as `test_edge` does it for Llama and Qwen2."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from llmbench.engines.edge import EdgeEngine
 from llmbench.engines.transformers import TransformersEngine
 from llmbench.errors import Unsupported
+from llmbench.models.attention import chosen
+from llmbench.models.families import Scores
 from llmbench.models.source import find_model
 from tests.engines.test_edge import CLOSE, assert_same, greedy, loaded
 
@@ -108,6 +111,29 @@ def test_an_attention_without_soft_caps_is_refused_not_replaced(impl, tmp_path):
     with pytest.raises(Unsupported, match=f"{impl} has no soft cap") as told:
         loaded(EdgeEngine, source, attention_impl=impl)
     assert "reference" in told.value.how
+
+
+@pytest.mark.parametrize(("shape", "serves"), [("gemma2", "reference"), ("phi3", "sdpa-flash"),
+                                               ("mistral, window", "sdpa-flash")])  # fmt: skip
+def test_auto_is_the_fastest_attention_that_can_serve_and_is_told(shape, serves, tmp_path):
+    source = written(tmp_path / "model", *SHAPES[shape])
+    engine = loaded(EdgeEngine, source, attention_impl="auto")
+    assert engine.served.attention_impl == serves
+    ids = list(range(20, 45))
+    named = loaded(EdgeEngine, source, attention_impl=serves)
+    assert (engine.logprobs(ids) == named.logprobs(ids)).all()
+
+
+@pytest.mark.parametrize(
+    ("capability", "itemsize", "window", "serves"),
+    [((7, 5), 2, None, "reference"), ((8, 0), 2, None, "sdpa-flash"), ((8, 9), 4, None,
+      "reference"), ((9, 0), 2, 64, "reference")],
+)  # fmt: skip
+def test_auto_on_a_gpu_asks_what_flash_needs(capability, itemsize, window, serves, monkeypatch):
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: capability)
+    like = SimpleNamespace(device=SimpleNamespace(type="cuda"), itemsize=itemsize)
+    assert chosen("auto", (Scores(1.0, None, window),), like) == serves
+    assert chosen("sdpa-flash", (Scores(1.0, None, window),), like) == "sdpa-flash"
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,22 @@ import pytest
 from llmbench import catalog
 from llmbench.errors import BadParams, LlmbenchError, StoreFailed, Unsupported
 from llmbench.models import shapes
-from llmbench.models.source import find_model, locate
+from llmbench.models.export import export
+from llmbench.models.predict import predict
+from llmbench.models.source import find_model, locate, peek_model
 from llmbench.models.spec import spec_from_config
 from llmbench.models.tokenizer import load_tokenizer
+from llmbench.params import tier_models
 
 SMALL = catalog.Architecture(model_type="qwen2", n_layers=2, n_heads=3, n_kv_heads=1, head_dim=14,
                              d_model=42, d_ff=59, vocab_size=4099, tie_word_embeddings=False,
                              qkv_bias=True, trained_context=64)  # fmt: skip
+LESS = {  # of the two families whose layers differ from Llama's: the catalog's own, made small
+    "phi-3.5-mini": {"n_layers": 2, "n_heads": 3, "n_kv_heads": 3, "d_model": 288, "d_ff": 100,
+                     "vocab_size": 4099},
+    "gemma-2-2b": {"n_layers": 4, "n_heads": 4, "n_kv_heads": 2, "head_dim": 24, "d_model": 60,
+                   "d_ff": 100, "vocab_size": 4099, "sliding_window": 5},
+}  # fmt: skip
 SMALL_SHA256 = "ea5166328c8e65aa7fbe3c9a155d306dd560cc236a446a717d42938cee4946ed"
 QWEN_SHA256 = "c041e30a30a93a3b7e9a3edf270eede4c3df50f3f33d934d1c8ca14b149e89b9"
 SMOLLM_SHA256 = "aa89e57582938f7863045bd5539fa7fee268f8d47132ae8aeb7bc2d607952c82"
@@ -61,6 +70,85 @@ def test_edge_serves_it_as_transformers_does(small):
     assert np.abs(tables[0] - tables[1]).max() < 1e-4
 
 
+@pytest.fixture(scope="module", params=LESS)
+def less(request, tmp_path_factory):
+    """A folder, and the architecture of which it is made."""
+    found = shapes.shape_architecture(request.param).model_copy(update=LESS[request.param])
+    folder = tmp_path_factory.mktemp("shape")
+    shapes.write_shape(folder, request.param, found)
+    return folder, found
+
+
+def test_phi_and_gemma_are_read_whole_by_transformers(less):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder, found = less
+    model, told = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, output_loading_info=True
+    )
+    assert not told["missing_keys"] and not told["unexpected_keys"]
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    if found.tie_word_embeddings:
+        assert expected.pop("lm_head.weight") == (found.vocab_size, found.d_model)
+    assert {t.name: t.shape for t in shapes.tensors_of(found)} == expected
+    assert spec_from_config(model.config.to_dict()).trained_context == found.trained_context
+
+
+def test_edge_transformers_and_a_gguf_file_agree_on_phi_and_gemma(less, tmp_path):
+    from llmbench.engines.edge import EdgeEngine
+    from llmbench.engines.transformers import TransformersEngine
+
+    folder, _ = less
+    ids = [5, 90, 1000, 77, 300, 12, 4000, 901, 3]  # longer than Gemma's window
+    file = export(str(folder), tmp_path / "x.gguf", "BF16")
+    asked = [(EdgeEngine(), str(folder), {"attention_impl": "reference"}),
+             (EdgeEngine(), f"gguf:{file}", {"attention_impl": "reference"}),
+             (TransformersEngine(), str(folder), {"attention_impl": "eager"})]  # fmt: skip
+    tables = []
+    for engine, model, options in asked:
+        engine.load(find_model(model), {"threads": 1} | options)
+        tables.append(engine.logprobs(ids))
+    assert np.abs(tables[2]).max() > 8.4  # ln 4099 is 8.3: not all alike
+    for table in tables[:2]:
+        assert np.abs(table - tables[2]).max() < 1e-4
+
+
+def test_gemma_has_what_sets_it_apart():
+    config = shapes.config_of(shapes.shape_architecture("gemma-2-2b"))
+    assert {name: config[name] for name in (
+        "query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping",
+        "sliding_window", "hidden_activation", "max_position_embeddings")} == {
+        "query_pre_attn_scalar": 256, "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0, "sliding_window": 4096,
+        "hidden_activation": "gelu_pytorch_tanh", "max_position_embeddings": 8192}  # fmt: skip
+
+
+def test_longrope_is_left_out_and_the_length_that_is_left_is_told():
+    config = shapes.config_of(shapes.shape_architecture("phi-3.5-mini"))
+    assert config["rope_parameters"] == {"rope_type": "default", "rope_theta": 10000.0}
+    assert config["max_position_embeddings"] == 4096 and config["sliding_window"] is None
+    assert catalog.model("phi-3.5-mini").architecture.trained_context == 131072
+    told = predict("shape:phi-3.5-mini", context_len=8192).why
+    assert "trained to 4096 tokens, not 8192" in told
+    assert "trained" not in predict("hf:microsoft/Phi-3.5-mini-instruct", context_len=8192).why
+
+
+def test_mistral_has_no_window():
+    """Without a word of it transformers and edge take one of 4096, which version 0.3 has not."""
+    assert shapes.config_of(shapes.shape_architecture("mistral-7b"))["sliding_window"] is None
+
+
+def test_every_model_of_the_tiers_has_a_shape_that_is_foretold_unmade(monkeypatch, tmp_path):
+    monkeypatch.setenv("LLMBENCH_CACHE", str(tmp_path / "cache"))
+    names = tier_models("shape:all")
+    assert len(names) == 10
+    for name in names:
+        assert peek_model(name).sha256 == ""
+        assert predict(name, context_len=512).parameters == catalog.model(name[6:]).parameters
+    assert not (tmp_path / "cache").exists()
+
+
 def test_weights_are_spread_as_wanted():
     for tensor in (t for t in shapes.tensors_of(SMALL) if t.std and t.size > 500):
         values = b"".join(shapes.values_of(tensor, "seed"))
@@ -96,8 +184,8 @@ def test_a_name_is_checked_without_making_anything(monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
     with pytest.raises(BadParams, match="smollm-135m"):
         locate("shape:smollm-135")
-    with pytest.raises(Unsupported, match="gemma2"):
-        locate("shape:gemma-2-2b")
+    with pytest.raises(Unsupported, match="mixtral"):
+        locate("shape:mixtral-8x22b")
 
 
 def test_an_ended_attempt_leaves_nothing_that_is_used(monkeypatch, tmp_path):

@@ -86,7 +86,9 @@ class Served(Noun):
     engine: str
     impl: str
     attention_impl: str | None = None
-    weight_format: str  # dtype or quantiser of the weights in memory
+    weight_format: (
+        str  # of the weights in memory: float32, bfloat16, float16, or a quantiser's name
+    )
     weight_bytes: int  # as held in memory
     kv_format: str | None = None  # dtype of the keys and values that are kept; null: not told
     kv_bytes_per_token: int | None = None  # per row

@@ -25,8 +25,8 @@ from llmbench.errors import (
     Unsupported,
 )
 from llmbench.models.gguf_cache import ExportType, file_of
+from llmbench.models.header import read_header
 from llmbench.models.llamacpp_library import (
-    PLAIN,
     forget_log,
     kv_bytes_per_token,
     last_words,
@@ -34,9 +34,9 @@ from llmbench.models.llamacpp_library import (
     log_lines,
     logged,
     offloaded,
-    weight_format,
 )
 from llmbench.models.source import ModelSource
+from llmbench.models.stored_as import PLAIN, stored_as
 from llmbench.record import Noun, Served
 
 WINDOW = 2048  # tokens, when nothing longer is asked
@@ -80,7 +80,7 @@ class LlamaCppEngine:
         forget_log()
         self._load(file, layers)
         self._open_context(self._asked() or WINDOW)
-        return self._served(started)
+        return self._served(file, started)
 
     def stream(
         self, prompt_ids: Sequence[Sequence[int]], output_tokens: int
@@ -196,14 +196,14 @@ class LlamaCppEngine:
             self.context = None
             raise _failure(f"llama.cpp cannot open a context of {window} tokens")
 
-    def _served(self, started: float) -> Served:
+    def _served(self, file: Path, started: float) -> Served:
         on_gpu, layers = offloaded(self.lib, self.model)
         build = self.lib.llama_print_system_info().decode().strip(" |")
         gpu = logged(r"using device (\S+ \(.*?\))") or self.device
         itemsize = CACHE_BYTES[self.options.kv_type]
         return Served(
             engine=self.name, impl="llama.cpp", attention_impl=self._attention(),
-            weight_format=weight_format(self.lib, self.model),
+            weight_format=stored_as(read_header(file, texts=False)),
             weight_bytes=self.lib.llama_model_size(self.model),
             kv_format=PLAIN[self.options.kv_type.upper()],
             kv_bytes_per_token=kv_bytes_per_token(self.lib, self.model, itemsize),

@@ -24,8 +24,8 @@ from llmbench.errors import BadParams, EngineLost, Refused, Unsupported
 from llmbench.models.file_card import Card, file_card
 from llmbench.models.gguf_cache import ExportType, file_of
 from llmbench.models.header import read_header
-from llmbench.models.llamacpp_library import PLAIN
 from llmbench.models.source import ModelSource
+from llmbench.models.stored_as import stored_as
 from llmbench.record import Noun, Served
 
 TOP = 20  # log-probabilities that the server tells at most
@@ -172,12 +172,12 @@ class OllamaEngine:
 
     def _served(self, card: Card, load_s: float) -> Served:
         """What serves, as the server, its log and the file's header tell."""
+        header = read_header(card.file, texts=False)
         own = self.server.log is not None
         return Served(
             engine=self.name, impl="own server" if own else self.server.address,
             attention_impl=self.server.attention_impl, build=self.server.build,
-            weight_format=PLAIN.get(card.quantization, card.quantization or "unknown"),
-            weight_bytes=card.weight_bytes,
+            weight_format=stored_as(header), weight_bytes=card.weight_bytes,
             kv_format="float16" if own else None,
             kv_bytes_per_token=card.kv_bytes_per_token if own else None,  # ours keeps it in F16
             layer_classes={f"{row.tensor_class} {row.kind}": row.tensors for row in card.tensors},

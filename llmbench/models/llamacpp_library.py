@@ -9,7 +9,6 @@ from typing import Any
 
 from llmbench.errors import Missing
 
-PLAIN = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 LINES = 4096  # of the log that are kept
 DEBUG, CONTINUED = 1, 5  # enum ggml_log_level
 _log: deque[str] = deque(maxlen=LINES)
@@ -71,14 +70,6 @@ def file_key(library: ModuleType, model: Any, key: str) -> str:
     room = ctypes.create_string_buffer(256)
     size = library.llama_model_meta_val_str(model, key.encode(), room, len(room))
     return room.value.decode() if size >= 0 else ""
-
-
-def weight_format(library: ModuleType, model: Any) -> str:
-    """The file's type: `float32`, `float16`, `bfloat16`, or llama.cpp's name, as Q4_K_M."""
-    names = {str(getattr(library, name)): name.removeprefix("LLAMA_FTYPE_").partition("_")[2]
-             for name in dir(library) if name.startswith("LLAMA_FTYPE_")}  # fmt: skip
-    told = names.get(file_key(library, model, "general.file_type"))
-    return PLAIN.get(told, told) or logged(r"file type\s+= (.+)") or "unknown"
 
 
 def kv_bytes_per_token(library: ModuleType, model: Any, itemsize: int) -> int | None:

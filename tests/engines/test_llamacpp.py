@@ -175,3 +175,13 @@ def test_a_file_that_is_no_model_is_an_error_with_the_reason(tmp_path, monkeypat
     with pytest.raises(Unsupported, match=r"cannot load broken\.gguf") as caught:
         loaded("builtin:tiny")
     assert caught.value.why
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("F32", "float32"), ("F16", "float16"), ("BF16", "bfloat16"), ("Q4_0", "Q4_0")],
+)
+def test_weights_are_called_as_every_engine_calls_them(kind, name):
+    engine = loaded("builtin:tiny", weights=kind)
+    assert engine.served.weight_format == name
+    engine.close()

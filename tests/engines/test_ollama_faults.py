@@ -515,3 +515,11 @@ def test_gaps_between_tokens_that_came_together_are_not_told(double, tmp_path, m
     frame = measured(double, tmp_path, monkeypatch)
     assert all(len(gaps) == 0 for gaps in frame["itl_s"])
     assert all(frame["tpot_s"] > 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("F32", "float32"), ("F16", "float16"), ("BF16", "bfloat16"), ("Q4_0", "Q4_0")],
+)
+def test_weights_are_called_as_every_engine_calls_them(double, kind, name):
+    assert loaded(double, weights=kind).served.weight_format == name

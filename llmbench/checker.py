@@ -177,7 +177,7 @@ def _impossible(frame: pd.DataFrame, environments: Mapping[str, Mapping]) -> Fou
     for column in ("ttft_s", "prefill_s", "tpot_s", "e2e_s"):
         yield "impossible", f"{column} is not above 0", _where(frame, frame[column] <= 0), REPORT
     yield "impossible", "load_s is below 0", _where(frame, frame["load_s"] < 0), REPORT
-    for column in ("rss_before_load_bytes", "rss_after_load_bytes", "rss_peak_bytes"):
+    for column in ("rss_before_load_bytes", "rss_after_load_bytes", *metrics.RESIDENT):
         yield "impossible", f"{column} is not above 0", _where(frame, frame[column] <= 0), REPORT
     fast = metrics.beyond_memory(frame, environments)
     roof = f"decoding reads up to {frame.loc[fast, 'mbu'].max():.2f} of what memory can deliver"

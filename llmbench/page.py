@@ -53,7 +53,7 @@ GROWTH = {
         figures.throughput, "decode_tok_per_s", "What batching gains.",
         "Tokens of all rows together."),
     "memory_growth": Plate(
-        figures.memory_growth, "rss_peak_bytes", "How much memory is resident at the peak."),
+        figures.memory_growth, "peak_bytes", "How much memory is resident at the peak."),
     "distribution": Plate(
         figures.distribution, "prefill_s", "How far single repeats scatter.",
         "Points: repeats; bars: median of each process run. A bar far from zero is a process run "
@@ -70,7 +70,7 @@ PLATES = GROWTH | {
         figures.size_scaling, "tpot_s", "How the time per token grows with the model.",
         "Both axes are logarithmic; dashed: the least time by the measured roof of the memory."),
     "weights": Plate(
-        figures.weights, "rss_peak_bytes", "How many bytes the weights take in each form.",
+        figures.weights, "peak_bytes", "How many bytes the weights take in each form.",
         "As held in memory, scales included."),
     "attention_share": Plate(
         figures.attention_share, "prefill_s", "How much of the prefill is attention.",

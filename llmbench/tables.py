@@ -30,7 +30,7 @@ from llmbench.findings.windows import doublings
 from llmbench.pairs import Claim
 from llmbench.units import nbytes, per_second
 
-SHOWN = ("prefill_s", "tpot_s", "decode_tok_per_s", "rss_peak_bytes")
+SHOWN = ("prefill_s", "tpot_s", "decode_tok_per_s", "peak_bytes")
 GATE = f"Below {100 * pairs.STEADY_CV:g} %"
 STATES = {True: "yes", False: "no", None: "cannot be said"}
 PREVIEW = "preview"  # what the cell of a row that is no more than that says

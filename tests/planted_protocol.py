@@ -72,7 +72,7 @@ def _timed(
                         weight_bytes=float(weight_bytes))  # fmt: skip
     frame["e2e_s"] = frame["ttft_s"] + 15 * frame["tpot_s"]
     frame["mbu"] = (frame["weight_bytes"] + frame["kv_read_bytes"]) / tpot / 40e9
-    frame["rss_peak_bytes"] = frame["weight_bytes"] + 200 * 2**20
+    frame["rss_peak_bytes"] = frame["peak_bytes"] = frame["weight_bytes"] + 200 * 2**20
     frame["itl_s"] = pd.Series([np.full(15, t) for t in tpot], index=frame.index, dtype=object)
     frame["prompt_sha256"] = [f"{n}/{b}" for n, b in zip(frame["context_len"], frame["block"],
                                                          strict=True)]  # fmt: skip

@@ -52,7 +52,7 @@ def rows(
     frame["mfu"] = np.nan
     frame["rss_before_load_bytes"] = 250 * 2**20
     frame["rss_after_load_bytes"] = 350 * 2**20
-    frame["rss_peak_bytes"] = 350 * 2**20 + batch * length * 30_000
+    frame["rss_peak_bytes"] = frame["peak_bytes"] = 350 * 2**20 + batch * length * 30_000
     frame["flags"] = pd.Series([("preview",) if p else () for p in frame["preview"]], dtype=object)
     frame["itl_s"] = pd.Series([np.full(15, t) for t in frame["tpot_s"]], dtype=object)
     return frame
@@ -66,10 +66,11 @@ def windows(
     lens = tuple(size - output_tokens for size in sizes)
     frame = rows(batch_sizes=(1,), context_lens=lens, process_runs=process_runs, **where)
     window = frame["prompt_tokens"] + output_tokens
+    peak = base + WEIGHTS + KV * window
     return frame.assign(
         study="context_windows", window=window, output_tokens=output_tokens,
         e2e_s=frame["ttft_s"] + (output_tokens - 1) * frame["tpot_s"],
-        rss_peak_bytes=base + WEIGHTS + KV * window, key="windows" + frame["key"],
+        rss_peak_bytes=peak, peak_bytes=peak, key="windows" + frame["key"],
     )  # fmt: skip
 
 

@@ -138,7 +138,7 @@ def test_failed_sizes_are_in_the_table(draw):
 
 
 def test_constant_values_stay_within_the_axes():
-    frame = synthetic.rows().assign(rss_peak_bytes=300e6, rss_after_load_bytes=299e6)
+    frame = synthetic.rows().assign(peak_bytes=300e6, rss_after_load_bytes=299e6)
     ax = figures.memory_growth(frame).figure.axes[0]
     assert ax.get_ylim()[0] == 0
     assert ax.get_ylim()[1] > 1.05 * 300e6 / 2**20
@@ -241,7 +241,7 @@ ODD = {
     "one process run": synthetic.rows(process_runs=1, blocks=1),
     "several runs": pd.concat([synthetic.rows(), synthetic.rows(run="b", fingerprint="ffff")]),
     "all failed": synthetic.rows().assign(status="oom", reason="no"),
-    "no memory": synthetic.rows().assign(rss_peak_bytes=np.nan, rss_after_load_bytes=np.nan),
+    "no memory": synthetic.rows().assign(peak_bytes=np.nan, rss_after_load_bytes=np.nan),
     "an odd name": synthetic.rows(model="_$\\frac{<script>&\N{GREEK SMALL LETTER MU}"),
     "no rows": metrics.frame_of([], {}),
 }

@@ -309,3 +309,16 @@ def test_other_options_and_other_children_are_told_apart():
     assert len(table) == 2 * len(findings.summary(one, "prefill_s"))
     reloaded = one.assign(child=one["block"].map(str))
     assert set(findings.summary(reloaded, "prefill_s")["process_runs"]) == {12}
+
+
+@pytest.mark.parametrize(
+    ("views", "held"),
+    [
+        ({"rss_peak_bytes": 7, "tree_peak_bytes": 5, "tree_rss_bytes": 6}, 7),  # in one process
+        ({"rss_peak_bytes": None, "tree_peak_bytes": 9, "tree_rss_bytes": 6}, 9),  # its servers too
+        ({"rss_peak_bytes": None, "tree_peak_bytes": None, "tree_rss_bytes": 6}, 6),
+    ],
+)
+def test_the_memory_of_an_engine_is_the_most_that_its_processes_held(views, held):
+    row = record() | {"memory": Memory(**views).model_dump()}
+    assert metrics.frame_of([row], ENVIRONMENTS, "r")["peak_bytes"].item() == held

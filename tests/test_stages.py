@@ -113,7 +113,7 @@ def test_growth_and_buffer_find_what_was_planted():
 
 def test_an_engine_with_a_server_is_seen_by_all_its_processes_and_its_first_token():
     rows = windows(256, 512)
-    server = rows.assign(tree_rss_bytes=rows["rss_peak_bytes"] + 5, rss_peak_bytes=np.nan,
+    server = rows.assign(peak_bytes=rows["rss_peak_bytes"] + 5, rss_peak_bytes=np.nan,
                          ttft_s=rows["prefill_s"], prefill_s=np.nan)  # fmt: skip
     assert only(server).growth[0]["memory_per_doubling_bytes"][0]["median"] == 256 * 30_000
     assert only(server).growth[0]["time_per_doubling"] == only(rows).growth[0]["time_per_doubling"]

@@ -3,10 +3,11 @@
 import csv as standard_csv
 import io
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from llmbench import findings, metrics, stats, tables
+from llmbench import figures, findings, metrics, stats, tables
 from tests import synthetic
 
 NASTY = r"=cmd|' /C calc'!A0_\input{/etc/passwd}&%$#~^<b>[x](y)`z`"
@@ -124,3 +125,13 @@ def test_readings_are_a_row_a_size_and_a_column_a_number_of_threads():
     assert list(table["Of"]) == ["1.00 MiB", "int8"]
     assert list(table["1 thread"]) == ["60.0 GB/s [50.0 GB/s]", "2.00 Top/s [1.00 Top/s]"]
     assert table["2 threads"][0] == "100 GB/s [100 GB/s]"
+
+
+def test_the_memory_of_a_server_is_told_by_every_reader_though_no_one_process_has_it():
+    frame = synthetic.rows().assign(rss_peak_bytes=np.nan, peak_bytes=500 * 2.0**20)
+    table = tables.scaling_table(frame)
+    assert all(cell.startswith("500") for cell in table["Peak resident memory (MiB)"])
+    drawn = figures.memory_growth(frame).data
+    assert set(drawn.loc[drawn["drawn"] != "model loaded", "median"].dropna()) == {500 * 2.0**20}
+    numbers = {n.label: n for n in findings.findings(frame).sections[0].numbers}
+    assert numbers["Peak resident memory"].value == "500.0 MiB"

@@ -166,7 +166,7 @@ class Measured:
         """
         if self.device != "cpu":
             return Need(None, "unknown", "the rows do not tell the memory of a GPU")
-        peaks = self.rows.groupby("reach")["rss_peak_bytes"].max()
+        peaks = self.rows.groupby("reach")["peak_bytes"].max()
         if peaks.get(window, math.nan) > 0:
             peak = int(peaks[window])
             return Need(peak, "measured", f"{nbytes(peak)} was the peak measured at {window:,}")

@@ -76,7 +76,7 @@ def memory_growth(frame: pd.DataFrame) -> Drawn:
     """Peak resident memory in MiB against prompt length; dotted: after loading, before work."""
     with matplotlib.rc_context(STYLE):
         figure, ax = parts.axes("Prompt length (tokens)", "Peak resident memory (MiB)")
-        data = parts.lines(ax, frame, "rss_peak_bytes", x="context_len", split="batch_size",
+        data = parts.lines(ax, frame, "peak_bytes", x="context_len", split="batch_size",
                       part="batch {:,}")  # fmt: skip
         data = parts.loaded(ax, data, frame)
         parts.from_zero(ax)

@@ -170,7 +170,7 @@ def loaded(ax: Axes, data: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
     ].median()
     levels = levels[levels["series"].isin(data["series"])]
     for number, level in enumerate(levels.itertuples(index=False)):
-        ax.axhline(level.rss_after_load_bytes * METRICS["rss_peak_bytes"].factor, linewidth=0.8,
+        ax.axhline(level.rss_after_load_bytes * METRICS["peak_bytes"].factor, linewidth=0.8,
                    color=colour_of(level.engine), linestyle=":",
                    label="_" if number else "model loaded")  # fmt: skip
     levels = levels.rename(columns={"rss_after_load_bytes": "median"})

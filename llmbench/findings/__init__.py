@@ -334,7 +334,7 @@ def _batches(series: pd.DataFrame) -> list[str]:
 
 
 def _memory(found: Mapping[str, pd.DataFrame]) -> list[str]:
-    table = found["rss_peak_bytes"]
+    table = found["peak_bytes"]
     if table.empty:
         return []
     cell = next(table.nlargest(1, "median").itertuples(index=False))
@@ -346,7 +346,7 @@ def _numbers(found: Mapping[str, pd.DataFrame], who: str) -> list[Number]:
     """The key numbers of a series, each at its typical cell; `who` is said before the cell."""
     numbers = []
     first = "ttft_s" if found["prefill_s"].empty else "prefill_s"  # nearly the same in one process
-    for metric in (first, "decode_tok_per_s", "rss_peak_bytes"):
+    for metric in (first, "decode_tok_per_s", "peak_bytes"):
         cell = _typical(found[metric])
         if cell is not None:
             value, interval = quantity(cell.median, cell.low, cell.high, metric)

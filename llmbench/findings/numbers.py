@@ -41,7 +41,7 @@ METRICS = {
     "tpot_s": Metric("Decode time per token", "ms", 1e3),
     "decode_tok_per_s": Metric("Decode rate", "tok/s", 1.0),
     "prefill_tok_per_s": Metric("Prefill rate", "tok/s", 1.0),
-    "rss_peak_bytes": Metric("Peak resident memory", "MiB", 2.0**-20),
+    "peak_bytes": Metric("Peak resident memory", "MiB", 2.0**-20),
 }
 
 

@@ -26,8 +26,7 @@ from llmbench.findings.numbers import (
 from llmbench.pairs import Claim
 
 TAILS = (0.5, 0.95, 0.99)
-VIEWS = {"peak_bytes": "all its processes (RSS)", "tree_pss_bytes": "all its processes (PSS)",
-         "rss_peak_bytes": "one process (RSS)"}  # of memory, the fullest first  # fmt: skip
+ALL = "all its processes (RSS)"  # what `peak_bytes` is the memory of
 LINE = [name for name in SERIES if name != "prompt"]
 
 
@@ -144,16 +143,15 @@ def jitter(rows: pd.DataFrame) -> str:
 
 
 def peak_memory(rows: pd.DataFrame) -> Peak:
-    """The most that any repeat held, in the fullest view that all of them have.
+    """The most that any repeat held; not known where it is less than the weights.
 
-    A view that is smaller than the weights is of a process that does not hold them.
+    So little was seen of processes that do not hold the model.
     """
-    for name in VIEWS:
-        if name in rows and rows[name].notna().all():
-            if (rows[name] < rows["weight_bytes"]).any():
-                return Peak(np.nan, f"not known: {VIEWS[name]} holds less than the weights")
-            return Peak(float(rows[name].max()), VIEWS[name])
-    return Peak(np.nan, "not recorded")
+    if rows["peak_bytes"].isna().any():
+        return Peak(np.nan, "not recorded")
+    if (rows["peak_bytes"] < rows["weight_bytes"]).any():
+        return Peak(np.nan, "not known: what was seen holds less than the weights")
+    return Peak(float(rows["peak_bytes"].max()), ALL)
 
 
 def power(rows: pd.DataFrame) -> str:

@@ -21,7 +21,7 @@ from llmbench.units import nbytes, seconds
 PLAIN = "none"  # the form that is not quantized: float32, what the engine loads unasked
 PLACE = [*(name for name in ASKED if name not in ("study", "options")), "others"]
 LOAD_LIMIT_S = 1200.0  # the mission asks for less than 20 minutes
-SIZES = ["weight_bytes", "rss_before_load_bytes", "rss_after_load_bytes", "rss_peak_bytes"]
+SIZES = ["weight_bytes", "rss_before_load_bytes", "rss_after_load_bytes", "peak_bytes"]
 COLUMNS = ["Model", "Asked", "Outcome", "Load time", "Weights", "Linear layers by class",
            "Resident before", "Resident after", "Peak", "Distance", "Passed",
            "Why not"]  # fmt: skip
@@ -85,7 +85,7 @@ def _one(asked: str, rows: pd.DataFrame, plain: pd.DataFrame) -> dict[str, Any]:
         "weight_format": first["weight_format"], "layer_classes": first["layer_classes"] or {},
         "rss_before_load_bytes": ok["rss_before_load_bytes"].median(),
         "rss_after_load_bytes": ok["rss_after_load_bytes"].median(),
-        "rss_peak_bytes": ok["rss_peak_bytes"].max(), "repeats": len(ok),
+        "peak_bytes": ok["peak_bytes"].max(), "repeats": len(ok),
         "distance": _distance(ok, _ok(plain)), "why": why, "passed": not why,
     }  # fmt: skip
 

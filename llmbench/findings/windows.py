@@ -60,8 +60,8 @@ def filling(rows: pd.DataFrame) -> pd.Series:
 
 
 def held(rows: pd.DataFrame) -> pd.Series:
-    """Resident bytes: of the process at its peak, or after the repeat with the servers it has."""
-    return rows["rss_peak_bytes"].fillna(rows["tree_rss_bytes"])
+    """Resident bytes of an engine's processes, its servers too, at their peak."""
+    return rows["peak_bytes"]
 
 
 def time_factors(line: Line) -> list[Doubling]:

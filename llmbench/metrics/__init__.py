@@ -28,6 +28,7 @@ POINT = ["study", "model", "model_sha256", "engine", "batch_size", "prompt", "pr
 MEMORY = ("rss_before_load_bytes", "rss_after_load_bytes", "rss_peak_bytes", "limit_bytes",
           "tree_peak_bytes", "tree_rss_bytes", "tree_pss_bytes", "tree_uss_bytes",
           "sampling_period_s")  # fmt: skip
+RESIDENT = ("rss_peak_bytes", "tree_peak_bytes", "tree_rss_bytes")  # what an engine held at least
 LATER = {"window": 0, "twin": False}  # fields of a point that schema version 1 did not have
 PARTS = ("point", "served", "raw", "memory", "energy", "witness", "quiet", "audit")  # of a record
 NOTHING: Mapping = MappingProxyType({})  # stands for a part that a record does not have
@@ -219,7 +220,7 @@ def _derived(frame: pd.DataFrame, environments: Mapping[str, Mapping]) -> pd.Dat
     peak = np.array(list(map(_peak_flops, roofs, frame["weight_format"])), float)
     frame["mfu"] = mfu(_prefill_flops(frame), prefill, peak)
     # the kernel's mark misses nothing, but knows one process; samples know those that serve too
-    frame["peak_bytes"] = frame[["rss_peak_bytes", "tree_peak_bytes"]].max(axis=1)
+    frame["peak_bytes"] = frame[list(RESIDENT)].max(axis=1)
     frame["_impossible"] = beyond_memory(frame, environments) | (frame["mfu"] > 1).to_numpy()
     return frame
 

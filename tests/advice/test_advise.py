@@ -114,7 +114,7 @@ def test_what_fits_no_window_gets_a_plan_that_covers_it_at_the_measured_price():
 
 def test_a_plan_takes_the_largest_window_that_the_memory_here_allows():
     frame = synthetic.windows()
-    enough = int(frame.loc[frame["window"] == 1024, "rss_peak_bytes"].max())
+    enough = int(frame.loc[frame["window"] == 1024, "peak_bytes"].max())
     assert asked(frame, 5000, free_bytes=enough).plans[0].layout.window == 1024
     none = asked(frame, 5000, free_bytes=1000)
     assert (none.plans, none.cutting, none.answered) == ((), "no-plan", False)

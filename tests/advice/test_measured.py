@@ -86,7 +86,7 @@ def test_memory_is_measured_where_the_window_was_and_else_predicted_from_three_p
 
 def test_memory_that_the_rows_do_not_tell_is_not_made_up():
     frame = synthetic.windows()
-    assert series(frame.assign(rss_peak_bytes=np.nan))[0].need(1024).bytes is None
+    assert series(frame.assign(peak_bytes=np.nan))[0].need(1024).bytes is None
     assert series(frame.assign(kv_bytes_per_token=np.nan))[0].need(4096).source == "unknown"
     gpu = series(frame.assign(device="cuda"))[0]
     assert (gpu.need(1024).bytes, gpu.name) == (None, "builtin:tiny with transformers, cuda")

@@ -44,7 +44,7 @@ def test_the_table_holds_the_protocols_metrics_as_worked_by_hand():
     assert row["Answer, P99 (ms)"] == "not estimable: n=50, needs 299"
     gaps = np.concatenate(mine["itl_s"].tolist())
     assert row["Jitter (ms)"] == f"{1e3 * gaps.std(ddof=1):.2f}"
-    assert row["Peak memory (MiB)"] == "328" and row["Memory of"] == "one process (RSS)"
+    assert row["Peak memory (MiB)"] == "328" and row["Memory of"] == "all its processes (RSS)"
     assert row["Power (W)"] == "null: not recorded" and row["Label"] == ""
     assert (row["Process runs"], row["Repeats"]) == (5, 50)
 

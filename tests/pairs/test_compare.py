@@ -558,3 +558,10 @@ def test_another_file_is_not_the_same_weights():
     other = rows["model_sha256"].where(rows["engine"] == "fast", "f" * 64)
     found = compared(rows.assign(model_sha256=other))
     assert found.verdict is None and not check(found, "same weights").passed
+
+
+def test_memory_is_compared_by_what_all_processes_of_an_engine_held():
+    rows = frame(1.0)
+    held = np.where(rows["engine"] == "fast", 1e9, 2e9)
+    found = compared(rows.assign(peak_bytes=held, rss_peak_bytes=np.nan), metric="peak_bytes")
+    assert found.ratio == pytest.approx(2.0)  # half as much is twice as good

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -51,10 +52,11 @@ def test_the_catalog_is_never_cut(width, terminal):
 
 
 def test_words_fold_and_numbers_with_their_unit_do_not(terminal):
-    row = {"name": "shape:smollm-135m", "size": "12.3 MiB", "why": "one two three four five six"}
-    lines, said = terminal(40, [row])
+    row = {"name": "shape:smollm-135m", "size": "12.3 MiB", "why": "a b c d e f"}
+    lines, said = terminal(34, [row])
     assert any("shape:smollm-135m" in line and "12.3 MiB" in line for line in lines)
-    assert len(lines) == 4 and max(map(len, lines)) <= 40 and said == ""
+    assert len(lines) > 2 and max(map(len, lines)) <= 34 and said == ""
+    assert "".join("".join(lines).split()).endswith("abcdef")
 
 
 def test_a_terminal_too_narrow_for_all_gets_all(terminal):
@@ -126,6 +128,18 @@ def test_generate_warns_of_a_shape_and_of_no_other(monkeypatch):
             assert ("its weights are made up" in done.stderr) == warned
 
 
+def test_ctrl_c_before_the_first_word_says_stopped_too(monkeypatch, capsys):
+    def interrupted(*given, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(llmbench, "generate", interrupted, raising=False)
+    monkeypatch.setattr(signal, "signal", lambda *given: None)
+    monkeypatch.setattr(sys, "argv", ["llmbench", "generate", "builtin:tiny"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert (ended.value.code, capsys.readouterr().err) == (130, "llmbench: stopped\n")
+
+
 # -- runs ------------------------------------------------------------------------------------------
 
 
@@ -143,18 +157,19 @@ def test_a_run_is_found_by_name_and_by_path(outputs):
 
 
 @pytest.mark.parametrize(
-    ("path", "what"),
+    ("path", "what", "known"),
     [
-        ("./outputs/nope", "no such folder: './outputs/nope'"),
-        ("outputs/empty", "no records in 'outputs/empty'"),
-        ("outputs/", "no records in 'outputs/'"),
-        (f"./{'x' * 300}", "no such folder"),
+        ("./outputs/nope", "no such folder: './outputs/nope'", "outputs/r"),
+        ("outputs/empty", "no records in 'outputs/empty'", "outputs/r"),
+        ("outputs/", "no records in 'outputs/'", "outputs/r"),
+        (f"./{'x' * 300}", "no such folder", "r"),
     ],
 )
-def test_a_path_that_is_no_run_is_named_with_the_runs_there_are(path, what, outputs):
+def test_a_path_that_is_no_run_is_named_with_the_runs_there_are(path, what, known, outputs):
     with pytest.raises(BadParams, match=what) as told:
         runs.folder_of(path, outputs)
-    assert told.value.how in ("runs: outputs/r", "runs: ./outputs/r", "runs: r")
+    assert told.value.how == f"runs: {known}"
+    assert runs.folder_of(known, outputs).samefile("outputs/r")
 
 
 def test_growth_is_told_of_studies_about_growth(capsys):

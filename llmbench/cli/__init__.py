@@ -1,6 +1,5 @@
 """The commands. Data goes to stdout, a table or one JSON document; progress and logs to stderr."""
 
-import os
 import signal
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import click
 
 import llmbench
+from llmbench.cli import runs as those
 from llmbench.cli import show
 from llmbench.errors import BadParams, CannotSay, Held, LlmbenchError, Missing, StudyFailed
 
@@ -19,6 +19,10 @@ outputs_option = click.option(
 set_option = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting by its name."
 )
+
+
+class Stopped(click.Abort):
+    """Ctrl-C while nothing was to be kept, so that nothing goes on."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -99,7 +103,15 @@ def measure(
     facts = {"run_id": done.run_id, "folder": str(done.folder), "study": name,
              "planned": done.planned, "settled": done.settled, "measured": done.measured,
              "deferred": done.deferred, "statuses": done.statuses}  # fmt: skip
-    show.facts(facts, as_json)
+    frame = llmbench.read(done.folder)
+    flags = those.flagged(frame[frame["study"] == name])
+    state = llmbench.status(done.folder)
+    then = state["next"] or [state["command"]] * bool(done.deferred)
+    show.facts(facts | ({"flagged": flags, "next": then} if as_json else {}), as_json)
+    if not as_json:
+        click.echo(those.told(flags, "are flagged"))
+        for line in then:
+            click.echo(f"next: {line}")
     _judge_measured(done)
 
 
@@ -119,7 +131,7 @@ def plan(params: Path, overrides: tuple[str, ...], outputs: Path | None, as_json
     if as_json:
         show.document(outlook.facts())
         return
-    show.table(outlook.table())
+    show.table(outlook.table(), spare=("output", "repeats", "study", "at least", "with"))
     for line in outlook.sentences():
         click.echo(line)
 
@@ -132,7 +144,7 @@ def status(run: str | None, outputs: Path | None, as_json: bool) -> None:
     """Done, failed, left; the command that goes on. Without RUN: every run, newest first."""
     from llmbench import store
 
-    runs = [_folder(run, outputs)] if run else store.all_runs(outputs)
+    runs = [those.folder_of(run, outputs)] if run else store.all_runs(outputs)
     facts = [llmbench.status(folder) for folder in runs]
     if as_json:
         show.document(facts[0] if run else facts)
@@ -150,7 +162,7 @@ def status(run: str | None, outputs: Path | None, as_json: bool) -> None:
 def report(runs: tuple[str, ...], outputs: Path | None) -> None:
     """Records → report.html, figures and tables; needs no torch and no GPU."""
     for run in runs:
-        click.echo(llmbench.report(_folder(run, outputs)))
+        click.echo(llmbench.report(those.folder_of(run, outputs)))
 
 
 @commands.command()
@@ -163,7 +175,7 @@ def scaling(run: str, x: str, y: str, outputs: Path | None, as_json: bool) -> No
     """Which law the growth of Y with X follows, with the evidence."""
     from llmbench.laws import laws_by_group
 
-    frame = llmbench.read(_folder(run, outputs))
+    frame = those.of_growth(llmbench.read(those.folder_of(run, outputs)))
     found = laws_by_group(frame, x=x, y=y)
     if as_json:
         show.document([group | {"law": law.facts()} for group, law in found])
@@ -197,7 +209,7 @@ def compare(
 
     Exit codes: 0 yes · 1 no · 4 inconclusive or not comparable.
     """
-    frame = llmbench.read(_folder(run, outputs))
+    frame = llmbench.read(those.folder_of(run, outputs))
     found = llmbench.compare(frame, target, baseline, metrics, at_least, by=by)
     if as_json:
         show.document(found.facts())
@@ -230,7 +242,7 @@ def advise(
 
     if tokens is not None and document is not None:
         raise click.UsageError("--tokens and --document: give one of them")
-    frame = advice.rows([_folder(run, outputs) for run in runs], outputs)
+    frame = advice.rows([those.folder_of(run, outputs) for run in runs], outputs)
     if document is not None:
         tokens = advice.counts(document, frame)
     found = llmbench.advise(frame, tokens=tokens, output_tokens=output_tokens,
@@ -249,11 +261,14 @@ def advise(
 @as_json
 def check(runs: tuple[str, ...], outputs: Path | None, as_json: bool) -> None:
     """What may not enter a figure: from broken lines to a stale report; exit 1 if there is any."""
-    found = llmbench.check(*(_folder(run, outputs) for run in runs))
+    folders = [those.folder_of(run, outputs) for run in runs]
+    found = llmbench.check(*folders)
     if as_json:
         show.document([vars(finding) | {} for finding in found])
     for finding in [] if as_json else found:
         click.echo(f"{finding.run}: {finding.rule}: {finding.what}\n  mend: {finding.how}")
+    flags = those.flagged(llmbench.read(*folders), but=those.SURENESS)
+    click.echo(those.told(flags, "carry flags that keep them out of claims"), err=as_json)
     if found:
         raise StudyFailed(f"{len(found)} findings", kept="all records; nothing was changed")
     click.echo("no faults found", err=as_json)
@@ -268,7 +283,7 @@ def merge(runs: tuple[str, ...], into: str, outputs: Path | None, as_json: bool)
     """Several machines' or shards' runs into one: nothing lost, nothing doubled."""
     from llmbench import store
 
-    sources = [_folder(run, outputs) for run in runs]
+    sources = [those.folder_of(run, outputs) for run in runs]
     if store.run_folder(into, outputs).resolve() in [source.resolve() for source in sources]:
         raise BadParams(f"--into {into} is one of the runs to merge", how="name a new run")
     target = store.create_run(into, outputs)
@@ -283,7 +298,9 @@ def merge(runs: tuple[str, ...], into: str, outputs: Path | None, as_json: bool)
 @click.option("--attention-impl", help="Which attention of the engine (edge: reference, sdpa-…).")
 @click.option("--prompt", help="The text to go on with.")
 @click.option(
-    "--document", type=click.Path(path_type=Path), help="A file whose text is the prompt."
+    "--document",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="A file whose text is the prompt; - is stdin.",
 )
 @click.option("--tokens", type=click.IntRange(min=1), default=64, show_default=True)
 @click.option("--chunks", is_flag=True, help="Read a long text in pieces, each answered by itself.")
@@ -326,10 +343,14 @@ def generate(
     if chunks:
         return _in_pieces(model, text, given | {"window": window, "overlap": overlap}, as_json)
     told = (lambda piece: None) if as_json else show.stream(text)
-    tried = llmbench.generate(model, text, show=told, **given)
+    told = show.made_up(model, told) if model.startswith("shape:") else told
+    try:
+        tried = llmbench.generate(model, text, show=told, **given)
+    except KeyboardInterrupt:
+        raise Stopped from None
     show.trial(tried, as_json)
     if not tried.complete:
-        raise click.Abort
+        raise Stopped
 
 
 def _in_pieces(model: str, text: str, given: dict[str, Any], as_json: bool) -> None:
@@ -357,7 +378,8 @@ def models(name: str | None, as_json: bool) -> None:
     elif name:
         show.facts({key: value for key, value in show.card_lines(rows[0])}, as_json=False)
     else:
-        show.table([show.catalog_row(row) for row in rows])
+        show.table([show.catalog_row(row) for row in rows],
+                   spare=("licence", "gated", "family", "trained for", "use here"))  # fmt: skip
 
 
 @commands.command()
@@ -438,7 +460,9 @@ def validate(
     if as_json:
         show.document({"passed": found.passed, "models": found.rows, "files": list(found.files)})
     else:
-        click.echo(found.files[1].read_text(encoding="utf-8"))
+        show.validation(llmbench.read(found.folder))
+        if found.left:
+            click.echo(f"repeats left: {found.left:,}; the same command goes on")
         click.echo("\n".join(map(str, found.files)))
     if not found.passed:
         raise StudyFailed("a model did not load as asked", kept=f"the records in {found.folder}")
@@ -470,6 +494,9 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except Stopped:
+        click.echo("llmbench: stopped", err=True)
+        sys.exit(130)
     except (KeyboardInterrupt, click.Abort):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one must not spoil the ending
         click.echo("llmbench: stopped by Ctrl-C\nkept: every finished repeat\n"
@@ -492,12 +519,3 @@ def _judge_measured(done: Any) -> None:
         )
     if done.measured and set(done.statuses) <= {"unsupported", "refused"}:
         raise Missing("nothing of this study can be done here", how="llmbench doctor")
-
-
-def _folder(run: str, outputs: Path | None) -> Path:
-    """The folder of a run, by id or path. Raises: BadParams."""
-    from llmbench import store
-
-    if os.sep in run and (Path(run) / "records").is_dir():
-        return Path(run)
-    return store.chosen_runs([run], outputs)[0]

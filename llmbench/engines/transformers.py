@@ -117,7 +117,7 @@ class TransformersEngine:
         if device == "cuda" and not torch.cuda.is_available():
             raise Unsupported("device cuda: torch finds no usable GPU here", how="llmbench doctor")
         torch.set_num_threads(threads)
-        with _named_attention(self.options.attention_impl):
+        with _no_bars(), _named_attention(self.options.attention_impl):
             loaded = AutoModelForCausalLM.from_pretrained(
                 model.folder, dtype=getattr(torch, self.options.dtype), use_safetensors=True,
                 attn_implementation=self.options.attention_impl, local_files_only=True,
@@ -177,6 +177,20 @@ class TransformersEngine:
 
     def _device_name(self) -> str:
         return self.torch.cuda.get_device_name() if self.device == "cuda" else "cpu"
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without transformers' own progress bars, which would stand amid the text on a terminal."""
+    from transformers.utils import logging as own
+
+    shown = own.is_progress_bar_enabled()
+    own.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            own.enable_progress_bar()
 
 
 @contextmanager

@@ -366,7 +366,7 @@ def test_without_an_aa_pair_or_with_a_bad_one_there_is_no_verdict():
         ({"at_least": 0}, "ratio above 0"),
         ({"at_least": -1.0}, "ratio above 0"),
         ({"at_least": math.nan}, "ratio above 0"),
-        ({"metric": "speed"}, "no column 'speed'"),
+        ({"metric": "speed"}, "'speed' is no metric of these rows"),
         ({"by": "vendor"}, "no column 'vendor'"),
     ],
 )

@@ -63,7 +63,8 @@ def test_memory_of_unseen_servers_is_not_told_as_the_clients_own():
 @pytest.mark.parametrize(("prompt", "label"), [(2016, []), (2017, ["beyond_context"])])
 def test_a_repeat_longer_than_the_training_is_labelled(child, prompt, label):
     source = find_model("builtin:tiny")
-    point = Point(study="scaling", model=source.name, model_sha256=source.sha256, engine="fake", engine_options={},
+    point = Point(study="scaling", model=source.name, model_sha256=source.sha256, engine="fake",
+                  engine_options={},
                   batch_size=1, prompt="exact", prompt_tokens=prompt, output_tokens=32,
                   device="cpu", threads=1, seed=17, memory_limit_bytes=0)  # fmt: skip
     load = {"do": "load", "engine": "fake", "model": source.name, "sha256": source.sha256,

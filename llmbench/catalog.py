@@ -105,10 +105,12 @@ def model(name: str) -> CatalogModel:
     if bare in known:
         return known[bare]
     near = get_close_matches(bare, known, n=3)
+    far = get_close_matches(bare, models(), n=3, cutoff=0.0)
     raise BadParams(
         f"models: the catalog has no model {name!r}",
-        how=f"did you mean {' or '.join(near)}?" if near else "llmbench/catalog.toml lists them",
-    )
+        how=f"did you mean {' or '.join(near)}?" if near else
+            f"the nearest names are {', '.join(far)}; `llmbench models` lists all",
+    )  # fmt: skip
 
 
 def tier(name: str) -> tuple[CatalogModel, ...]:

@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from llmbench.errors import LlmbenchError
 from llmbench.hardware import Machine, Roofs, default_threads, fingerprint, machine
 from llmbench.kept_roofs import kept
 from llmbench.models import shapes
-from llmbench.models.predict import Prediction, predict
+from llmbench.models.predict import Prediction, predict, spec_of
 from llmbench.models.source import peek_model
 from llmbench.pairs.power import detectable, side_sd
 from llmbench.params import Params, Study, load_params
@@ -45,6 +46,8 @@ class Foreseen:
     fits: bool | None
     seconds_at_least: float | None
     why: str
+    window: int = 0  # tokens; 0: as many as are needed
+    trained_context: int | None = None  # tokens; None: not known
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Outlook:
             " fresh processes"
         )
         unsure = {f"{p.engine} {p.model}: {p.why}" for p in self.points if p.fits is not True}
-        said += [_time(self), *self.sees, *sorted(unsure), *self.no_room]
+        said += [_time(self), *self.sees, *sorted(unsure), *_beyond(self.points), *self.no_room]
         return said
 
     def facts(self) -> dict[str, Any]:
@@ -179,7 +182,33 @@ def _one(point: Point, repeats: int, limit: int, roofs: Roofs | None) -> Foresee
         output_tokens=point.output_tokens, repeats=repeats,
         peak_bytes=predicted.peak_bytes if predicted else None,
         fits=predicted.fits if predicted else None, seconds_at_least=least, why=why,
+        window=point.window, trained_context=_trained(point.model),
     )  # fmt: skip
+
+
+@lru_cache(maxsize=64)
+def _trained(model: str) -> int | None:
+    """Tokens that the model was trained for; None where nothing tells."""
+    try:
+        return spec_of(model).trained_context
+    except LlmbenchError:
+        return None
+
+
+def _beyond(points: Iterable[Foreseen]) -> Iterator[str]:
+    """A warning a model that is asked for more tokens than it was trained for."""
+    models: dict[str, list[Foreseen]] = {}
+    for p in points:
+        if p.trained_context and max(p.window, p.prompt_tokens + p.output_tokens) > (
+            p.trained_context
+        ):
+            models.setdefault(p.model, []).append(p)
+    for name, beyond in sorted(models.items()):
+        trained = f"beyond its trained context of {beyond[0].trained_context:,} tokens"
+        if windows := sorted({f"{p.window:,}" for p in beyond if p.window}):
+            yield f"{name}: windows {trained} will be refused: {', '.join(windows)}"
+        if free := [p.prompt_tokens + p.output_tokens for p in beyond if not p.window]:
+            yield f"{name}: up to {max(free):,} tokens of prompt and answer, {trained}: cost only"
 
 
 def _predicted(point: Point, limit: int, roofs: Roofs | None) -> tuple[Prediction | None, str]:

@@ -53,4 +53,4 @@ class Progress:
         left = spent / max(1, self.done) * (self.total - self.done)
         text = f"{self.label}: {self.done} of {self.total}, {seconds(spent)} spent"
         text += f", about {seconds(left)} left" if 0 < self.done < self.total else ""
-        print(f"{text} {what}".rstrip(), file=sys.stderr, flush=True)
+        print(f"{text} ({what})" if what else text, file=sys.stderr, flush=True)

@@ -17,7 +17,15 @@ Status = Literal[
 ]
 SETTLED = frozenset({"ok", "oom", "unsupported", "refused"})  # stay on resume; others are retried
 Flag = Literal[
-    "preview", "cold", "reloaded", "short", "incorrect", "merged", "throttled", "contaminated"
+    "preview",
+    "cold",
+    "reloaded",
+    "short",
+    "incorrect",
+    "merged",
+    "throttled",
+    "contaminated",
+    "beyond_context",
 ]
 
 

@@ -18,8 +18,8 @@ from llmbench.units import significant
 
 UNIT = ("run", "fingerprint", "process_run", "child")  # names one process, where they exist
 LABELS = frozenset(
-    {"preview", "unsteady"}
-)  # flags that say how sure a row is; all others exclude it
+    {"preview", "unsteady", "beyond_context"}
+)  # flags that say how sure a row is, or that it tells costs only; all others exclude it
 UNSTABLE_IQR = 0.10  # torch.utils.benchmark warns at the same share of the median
 CACHED, SURELY_CACHED = 0.5, 0.9  # shares of its first time in which a prompt betrays a cache
 DRIFT = 0.01  # change over the window of a process run that counts as drift
@@ -46,7 +46,7 @@ class Interval:
 
 
 def claimable(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows that may enter a claim: status `ok` and no flag but `preview`, which is a label."""
+    """The rows that may enter a claim: status `ok` and no flags but `LABELS`."""
     return frame[_may_enter(frame)]
 
 

@@ -39,7 +39,9 @@ from llmbench.strict_yaml import dump_yaml
 from llmbench.turns import Lane, Patience, Stillness, flags_of, open_lanes, wait_until_idle
 from llmbench.worker import THREAD_VARIABLES, Child, ChildLost
 
+GROWTH = ("scaling", "context_windows")  # studies that are about growth
 GIVE_UP_AFTER = 3  # failures of one engine in a row within a group
+ENDED = ("measured", "done")  # states in which nothing goes on and nothing failed
 PROBE_LIMIT_S = 120.0
 
 
@@ -134,10 +136,36 @@ def status(run: str | Path, outputs: Path | None = None) -> dict[str, Any]:
         planned_now = counted["planned"]
         left = None if planned_now is None else max(0, planned_now - settled)
         studies[name] = {"planned": planned_now, "left": left, **statuses}
-    return {"run_id": folder.name, "state": _state(folder, noted), "studies": studies,
+    state = _state(folder, noted)
+    return {"run_id": folder.name, "state": state, "studies": studies,
             "notebooks": {n: b["state"] for n, b in noted.get("notebooks", {}).items()},
             "unreadable_lines": len(faults), "folder": str(folder),
-            "command": noted.get("command", "")}  # fmt: skip
+            "command": noted.get("command", ""),
+            "next": _next(folder, studies, planned) if state in ENDED else []}  # fmt: skip
+
+
+def _next(folder: Path, studies: dict[str, dict], rows: list[dict]) -> list[str]:
+    """The commands that tell what a run found, once nothing of it is left."""
+    if not studies or any(counted["left"] for counted in studies.values()):
+        return []
+    ours = folder.resolve().parent == store.outputs_root().resolve()
+    near = _from_here(folder)
+    run = shlex.quote(folder.name if ours else
+                      str(near) if len(near.parts) > 1 else os.path.join(".", near))  # fmt: skip
+    lines = [f"llmbench report {run}"]
+    lines += [f"llmbench scaling {run}"] if studies.keys() & set(GROWTH) else []
+    points = [row["point"] for row in rows if row["point"]["study"] == "ollama_comparison"]
+    twins = {point["engine"] for point in points if point.get("twin")}
+    others = sorted({point["engine"] for point in points} - twins)
+    lines += [f"llmbench compare {run} --target {others[0]} --baseline {twin}"
+              for twin in sorted(twins) if others]  # fmt: skip
+    return lines
+
+
+def _from_here(folder: Path) -> Path:
+    """The folder as a path that others can use too, where there is one."""
+    near = Path(os.path.relpath(folder))
+    return folder.resolve() if ".." in near.parts else near
 
 
 def _state(folder: Path, noted: dict[str, Any]) -> str:
@@ -349,8 +377,7 @@ def _note(run: Run) -> None:
     noted = store.status(run.folder)
     counted = {"planned": run.planned, "settled": run.settled, "deferred": run.deferred,
                "left_out": run.left_out}  # fmt: skip
-    folder = Path(os.path.relpath(run.folder))  # a path that others can use too, where there is one
-    folder = run.folder if ".." in folder.parts else folder
+    folder = _from_here(run.folder)
     words = ["llmbench", "measure", folder / "params.yaml", "--only", run.study]
     words += [] if folder.parent == Path("outputs") else ["--outputs", folder.parent]
     default = {"command": shlex.join(map(str, words)), "title": study_kind(run.study).question}

@@ -34,6 +34,7 @@ SHOWN = ("prefill_s", "tpot_s", "decode_tok_per_s", "peak_bytes")
 GATE = f"Below {100 * pairs.STEADY_CV:g} %"
 STATES = {True: "yes", False: "no", None: "cannot be said"}
 PREVIEW = "preview"  # what the cell of a row that is no more than that says
+BEYOND = "beyond_context"  # a flag that is told beside a cell's outcome
 OUTCOMES = STATUSES | {"ok": "measured", PREVIEW: f"measured ({PREVIEW})"}
 NOT_ESTIMABLE = EN  # in place of an interval
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would run
@@ -47,7 +48,8 @@ def scaling_table(frame: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame({"Engine": names, "Model": cells["model"],
                           "Batch (rows)": cells["batch_size"],
                           "Prompt (tokens)": cells["context_len"],
-                          "Outcome": cells["status"].map(lambda s: OUTCOMES.get(s, s))}
+                          "Outcome": cells["status"].map(lambda s: OUTCOMES.get(s, s))
+                          + _beyond(cells, frame)}
                          )  # fmt: skip
     for metric, summary in summaries(frame, SHOWN).items():
         known = cells[CELL].merge(summary, on=CELL, how="left")
@@ -289,6 +291,16 @@ def _cells(frame: pd.DataFrame) -> pd.DataFrame:
     flagged = flagged[~flagged.index.isin(known)].reset_index()
     return pd.concat([measured, lost_sizes(frame), flagged], ignore_index=True).fillna(
         dict.fromkeys(SERVED, "")
+    )
+
+
+def _beyond(cells: pd.DataFrame, frame: pd.DataFrame) -> pd.Series:
+    """'; beyond the trained context: cost only' a cell of which a row says so, else ''."""
+    flagged = frame[frame["flags"].map(lambda flags: BEYOND in flags).astype(bool)]
+    keys = [pd.MultiIndex.from_frame(rows[CELL].fillna(dict.fromkeys(SERVED, "")))
+            for rows in (cells, flagged)]  # fmt: skip
+    return pd.Series(keys[0].isin(keys[1]), cells.index).map(
+        {True: f"; {FLAGS[BEYOND]}", False: ""}
     )
 
 

@@ -3,6 +3,7 @@
 Nothing is warmed up and nobody else is kept still: `measure` does that.
 """
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,9 +68,10 @@ class Reading:
 
 
 def prompt_from(document: Path) -> str:
-    """The text of a file. Raises: BadParams when it is none."""
+    """The text of a file, or of stdin for `-`. Raises: BadParams when it is none."""
     try:
-        text = document.read_bytes().decode("utf-8")
+        given = sys.stdin.buffer.read() if str(document) == "-" else document.read_bytes()
+        text = given.decode("utf-8")
     except OSError as error:
         raise BadParams(f"--document {document}: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -237,7 +237,7 @@ class Session:
         told, servers = told_by(self.engine), self._servers()
         views = {} if servers is None else {"rss_peak_bytes": peak} | tree_views(servers)
         return {"status": "ok", "raw": raw.model_dump(), "witness": witness.model_dump(),
-                "flags": list(told.flags), "reason": told.reason or None,
+                "flags": [*told.flags, *self._beyond(asked.point)], "reason": told.reason or None,
                 "memory": self.memory | views}  # fmt: skip
 
     def do_audit(self, repeat: dict[str, Any]) -> dict[str, Any]:
@@ -265,6 +265,11 @@ class Session:
         self.engine.close()
         self.engine = None
         return {"status": "ok", "released": held_after([os.getpid(), *servers], self.files)}
+
+    def _beyond(self, point: Point) -> list[str]:
+        """The label of a point longer than the model was trained for: it tells costs only."""
+        tokens = point.prompt_tokens + point.output_tokens
+        return ["beyond_context"] if self.trained and tokens > self.trained else []
 
     def _check_window(self, point: Point) -> None:
         """Raises: Refused when the window is more than was trained, or less than is asked in it."""

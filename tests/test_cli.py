@@ -35,6 +35,14 @@ def test_measure_takes_lists_and_prints_facts(llmbench):
     assert (facts["planned"], facts["measured"], facts["statuses"]) == (2, 2, {"ok": 2})
     again = json.loads(llmbench("measure", "scaling", *FAKE, "--run-id", "r", "--json").stdout)
     assert again["measured"] == 0
+    assert again["flagged"]["flags"]["preview"] == again["flagged"]["rows"] == 2
+    assert [line.split()[1] for line in again["next"]] == ["report", "scaling"]
+
+
+def test_measure_ends_with_what_is_flagged_and_what_to_do_next(llmbench):
+    said = llmbench("measure", "scaling", *FAKE, "--run-id", "r").stdout.splitlines()
+    assert said[-3].startswith("2 of 2 rows are flagged: ") and "preview 2" in said[-3]
+    assert [line.split()[2] for line in said[-2:]] == ["report", "scaling"]
 
 
 def test_measure_reads_values_with_the_strictness_of_a_file(llmbench):
@@ -80,7 +88,11 @@ def test_plan_status_check_and_report_of_a_run(llmbench, tmp_path):
     assert told["studies"]["scaling"] == {"planned": 2, "left": 0, "ok": 2}
     said = llmbench("status", "r").stdout
     assert "2 ok of 2 planned, 0 left" in said and "{" not in said
-    assert "no faults found" in llmbench("check", "r").stdout
+    assert "next: llmbench report " in said and "go on" not in said
+    checked = llmbench("check", "r").stdout
+    assert "no faults found" in checked
+    assert "2 of 2 rows carry flags that keep them out of claims: " in checked
+    assert "preview 2" in checked
     page = llmbench("report", "r").stdout.strip()
     assert page.endswith("report.html")
     assert (tmp_path / "r" / "report.html").is_file()
@@ -93,7 +105,10 @@ def test_too_little_for_a_law_ends_with_4(llmbench):
 
 def test_merge_of_a_run_into_another(llmbench, tmp_path):
     llmbench("measure", "scaling", *FAKE, "--run-id", "r")
-    llmbench("merge", "r", "--into", "both")
+    merged = llmbench("merge", "r", "--into", "both").stdout
+    assert not set("[]{}") & set(merged)
+    said = llmbench("status", "both").stdout
+    assert f"next: llmbench report {tmp_path / 'both'}" in said and "{" not in said
     rows = store.read_rows(tmp_path / "both")[0]
     assert sum(row["repeat"] == 0 for row in rows) == 2  # others followed a disturbed one
     assert "one of the runs to merge" in llmbench("merge", "r", "--into", "r", code=2).stderr

@@ -12,6 +12,7 @@ from llmbench.params import OllamaComparison
 from llmbench.planted import play
 from llmbench.record import Record
 from llmbench.store.journal import encode
+from llmbench.sweep import status
 
 FASTER = 1.3  # planted: edge takes so many times less time for a token and for a prompt
 SIDES = ["--target", "edge", "--baseline", "transformers"]
@@ -31,6 +32,9 @@ def compare(tmp_path_factory):
         for row in play("ollama_comparison", study, {"edge": law, "transformers": law | slow}):
             file.write(encode(Record.model_validate(row | {"environment": here})))
 
+    def next_commands():
+        return status("compared", outputs)["next"]
+
     def run(*words, sides=SIDES, code=0):
         command = [sys.executable, "-m", "llmbench", "compare", "compared", *sides, *words]
         done = subprocess.run([*command, "--outputs", str(outputs)], capture_output=True,
@@ -39,6 +43,7 @@ def compare(tmp_path_factory):
         assert "Traceback" not in done.stderr
         return done
 
+    run.next_commands = next_commands
     return run
 
 
@@ -86,6 +91,24 @@ def test_an_unknown_column_ends_with_2_and_its_name(words, compare):
     done = compare(*words, code=2)
     assert done.stdout == ""
     assert words[1] in done.stderr
+
+
+def test_what_is_no_metric_is_told_with_those_that_can_be_compared(compare):
+    said = compare("--metric", "nope", code=2).stderr
+    assert "'nope' is no metric of these rows" in said
+    assert "can be compared: decode_tok_per_s, " in said and "process_run" not in said
+    assert "did you mean ttft_s?" in compare("--metric", "tft_s", code=2).stderr
+
+
+def test_energy_that_nobody_measured_is_told_so(compare):
+    said = compare("--metric", "energy_j", code=4).stderr
+    assert "no energy was measured in these rows" in said
+
+
+def test_status_says_how_to_compare_whom(compare):
+    report, command = compare.next_commands()
+    assert report.split()[1] == "report"
+    assert command.split()[1] == "compare" and command.endswith(" ".join(SIDES))
 
 
 def test_json_is_one_document_with_the_planted_ratio(compare):

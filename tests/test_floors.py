@@ -174,7 +174,7 @@ def test_only_the_facade_and_the_table_of_engines_import_by_name():
 def test_only_the_command_line_uses_the_facade():
     """`llmbench.read(...)` inside the package would reach any room without importing it."""
     users = {
-        module
+        room_of(module, floors())
         for module, tree in modules().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute)

@@ -276,3 +276,12 @@ def test_power_of_the_design(law, noise, right, wanted):
     found = [law_of(measured(law, noise, runs=5, seed=seed)).law for seed in range(12)]
     assert found.count(wanted) >= right * 12
     assert 12 - found.count(wanted) - found.count("inconclusive") <= 1
+
+
+def test_sizes_beyond_the_trained_context_enter_the_law_and_are_named():
+    frame = measured(PLANTED["n"])
+    flags = frame["context_len"].map(lambda n: ("beyond_context",) if n > 9000 else ())
+    law = law_of(frame.assign(status="ok", flags=flags))
+    assert law.law == "n" and max(law.sizes) == 65536
+    assert any("context_len from 11,585 on is beyond the trained context" in r for r in law.reasons)
+    assert not any("trained" in reason for reason in law_of(frame).reasons)

@@ -1,6 +1,7 @@
 """Plan + store + real children: what is done stays done, a fault becomes a record."""
 
 import json
+import shlex
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
@@ -158,6 +159,24 @@ def test_status_counts_from_the_records(outputs):
     told = status("r", outputs)
     assert told["studies"]["scaling"] == {"planned": 6, "left": 0, "ok": 6}
     assert "llmbench measure" in told["command"]
+    place = shlex.quote(str(outputs / "r"))
+    assert told["next"] == [f"llmbench report {place}", f"llmbench scaling {place}"]
+
+
+def test_what_is_not_done_has_no_next_but_the_command_that_goes_on(outputs):
+    run(outputs, engine_options={"fake": {"crash_above": 25}})
+    told = status("r", outputs)
+    assert told["studies"]["scaling"]["left"] == 2
+    assert told["next"] == [] and told["command"]
+
+
+def test_a_run_in_the_usual_place_is_next_called_by_its_name(outputs, monkeypatch):
+    run(outputs)
+    monkeypatch.setenv("LLMBENCH_OUTPUTS", str(outputs))
+    assert status("r")["next"][0] == "llmbench report r"
+    monkeypatch.delenv("LLMBENCH_OUTPUTS")
+    monkeypatch.chdir(outputs)
+    assert status("r", outputs)["next"][0] == "llmbench report ./r"
 
 
 def test_shards_join_to_the_whole(outputs, tmp_path):

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from llmbench import figures, findings, metrics, stats, tables
+from llmbench.findings import circumstances
 from tests import synthetic
 
 NASTY = r"=cmd|' /C calc'!A0_\input{/etc/passwd}&%$#~^<b>[x](y)`z`"
@@ -59,6 +60,19 @@ def test_failures_and_flags_are_counted():
     assert [(f["Status"], f["Reason"], f["Repeats"]) for f in failures] == [("oom", "too big", 12)]
     flags = tables.flags_table(synthetic.flag(frame, "drift", 3)).to_dict("records")
     assert [(f["Flag"], f["Repeats"]) for f in flags] == [("drift", 3)]
+
+
+def test_a_cell_beyond_the_trained_context_says_that_it_tells_costs_only():
+    frame = synthetic.rows(model="x/y")
+    far = frame["context_len"] == 512
+    frame.loc[far, "flags"] = frame[far]["flags"].map(lambda flags: (*flags, "beyond_context"))
+    table = tables.scaling_table(frame)
+    told = table.set_index("Prompt (tokens)")["Outcome"]
+    assert set(told[512]) == {"measured; beyond the trained context: cost only"}
+    assert set(told[256]) == {"measured"}
+    assert (table["Prefill time (ms)"] != "").all(), "costs are shown"
+    (said,) = [line for line in circumstances.cautions(frame, frame) if "trained" in line]
+    assert "24 of 96 repeats, of x/y" in said and "costs only" in said
 
 
 def test_laws_say_why_there_is_none():

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -14,8 +15,8 @@ from llmbench.models.tokenizer import load_tokenizer
 from llmbench.trial import read_in_pieces
 
 
-def command(*words):
-    return subprocess.run([sys.executable, "-m", "llmbench", "generate", *words],
+def command(*words, stdin=None):
+    return subprocess.run([sys.executable, "-m", "llmbench", "generate", *words], input=stdin,
                           capture_output=True, text=True, timeout=120)  # fmt: skip
 
 
@@ -61,14 +62,39 @@ def test_the_command_gives_text_on_stdout_and_numbers_on_stderr():
     assert done.returncode == 0
     assert done.stdout.startswith("import os")
     assert "tok/s" in done.stderr and "tok/s" not in done.stdout
+    assert done.stdout.endswith("\n")
     facts = json.loads(command("builtin:tiny", "--tokens", "2", "--json").stdout)
     assert (facts["output_tokens"], facts["served"]["engine"]) == (2, "edge")
+
+
+def test_a_document_may_come_from_stdin():
+    words = ("builtin:tiny", "--document", "-", "--tokens", "2", "--json")
+    assert json.loads(command(*words, stdin="import os\n").stdout)["prompt"] == "import os\n"
+    assert "prompt is empty" in command(*words, stdin="").stderr
+
+
+def test_ctrl_c_keeps_nothing_and_says_only_stopped():
+    words = [sys.executable, "-m", "llmbench", "generate", "builtin:tiny", "--tokens", "2000"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.read(40)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "llmbench: stopped"
+    assert "kept" not in said and "go on" not in said
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
         (["builtin:tinny"], "did you mean builtin:tiny?"),
+        (["smollm-135m"], "did you mean shape:smollm-135m "),
+        (["smollm:135m"], "did you mean shape:smollm-135m "),
+        (["smolm-135m"], "did you mean shape:smollm-135m?"),
+        (["gpt2"], "shape:<name> (`llmbench models` lists them), gguf:<file>"),
+        (["hf:gpt2"], "known to predict and to models only"),
+        (["hf:gpt2"], "`hf download gpt2 --local-dir FOLDER`"),
+        (["mixtral-8x22b"], "hf download mistralai/Mixtral-8x22B"),
         (["builtin:tiny", "--engine", "edg"], "did you mean 'edge'?"),
         (["builtin:tiny", "--impl", "cuda"], "impl"),
         (["builtin:tiny", "--prompt", ""], "prompt is empty"),

@@ -6,6 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from llmbench.models.source import find_model
+from llmbench.record import Point, Repeat
 from llmbench.worker import Child, Session
 
 BURN = "import time\nwhile time.process_time() < 0.5: pass\nprint('done', flush=True)\ninput()"
@@ -56,3 +58,19 @@ def test_memory_of_unseen_servers_is_not_told_as_the_clients_own():
     assert session._servers() == [7, 8]
     session.engine.capabilities = frozenset()
     assert session._servers() == []
+
+
+@pytest.mark.parametrize(("prompt", "label"), [(2016, []), (2017, ["beyond_context"])])
+def test_a_repeat_longer_than_the_training_is_labelled(child, prompt, label):
+    source = find_model("builtin:tiny")
+    point = Point(study="scaling", model=source.name, model_sha256=source.sha256, engine="fake",
+                  engine_options={},
+                  batch_size=1, prompt="exact", prompt_tokens=prompt, output_tokens=32,
+                  device="cpu", threads=1, seed=17, memory_limit_bytes=0)  # fmt: skip
+    load = {"do": "load", "engine": "fake", "model": source.name, "sha256": source.sha256,
+            "options": {"device": "cpu", "threads": 1, "process_seed": 1},
+            "memory_limit_bytes": 0}  # fmt: skip
+    assert child.ask(load, 60)["status"] == "ok"
+    asked = Repeat(point=point, process_run=0, block=0)
+    told = child.ask({"do": "repeat", "repeat": asked.model_dump(), "warmups": 0}, 60)
+    assert (told["status"], told["flags"]) == ("ok", label)

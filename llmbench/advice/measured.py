@@ -15,6 +15,7 @@ from llmbench.stats import Interval
 from llmbench.units import nbytes
 
 STUDIES = ("context_windows", "scaling")  # whole windows; prompts of exact length
+UNFIT = {"preview", "beyond_context"}  # labels of rows that recommend nothing
 CONTENDER = ["model", "model_sha256", "engine", "device", "threads", "options"]
 SERIES = ["run", *CONTENDER, "impl", "attention_impl", "weight_format", "study", "prompt", "seed",
           "output_tokens"]  # fmt: skip
@@ -205,7 +206,7 @@ def lengths(frame: pd.DataFrame) -> pd.DataFrame:
 def sound(rows: pd.DataFrame) -> pd.DataFrame:
     """Those of `rows` that may fire a rule."""
     rows = stats.claimable(rows)
-    return rows[np.array(["preview" not in flags for flags in rows["flags"]], bool)]
+    return rows[np.array([not UNFIT.intersection(flags) for flags in rows["flags"]], bool)]
 
 
 def span(values: pd.Series) -> Span:

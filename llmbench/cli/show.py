@@ -1,13 +1,14 @@
-"""What the commands show: one fact a line, tables, one JSON document; words for a trial."""
+"""What the commands show: one fact a line, one JSON document; words for a trial."""
 
 import json
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
 import click
 
+from llmbench.cli.grid import table as table
 from llmbench.units import nbytes, seconds, significant
 
 
@@ -18,8 +19,24 @@ def facts(told: Mapping[str, Any], as_json: bool) -> None:
         return
     width = max(map(len, told), default=0)
     for name, value in told.items():
-        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-        click.echo(f"{name.replace('_', ' '):<{width}}  {text}")
+        click.echo(f"{name.replace('_', ' '):<{width}}  {_words(name, value)}")
+
+
+def _words(name: str, value: Any) -> str:
+    """A value for people: bytes in MiB, lists and groups without brackets, yes and no."""
+    if value is None:
+        return "not known"
+    if isinstance(value, Sized) and not value:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float):
+        return nbytes(value) if name.endswith("bytes") else f"{value:,.10g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_words(key, some)}" for key, some in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_words(name, some) for some in value)
+    return str(value)
 
 
 def status(told: Mapping[str, Any]) -> None:
@@ -36,7 +53,9 @@ def status(told: Mapping[str, Any]) -> None:
             click.echo(f"  {name:<18} notebook {state}")
     if told["unreadable_lines"]:
         click.echo(f"  unreadable lines: {told['unreadable_lines']}; see llmbench check")
-    if told["command"]:
+    for command in told["next"]:
+        click.echo(f"  next: {command}")
+    if told["command"] and (told["state"] == "done" or not told["next"]):
         verb = "again" if told["state"] == "done" else "go on"
         click.echo(f"  {verb}: {told['command']}")
 
@@ -59,28 +78,16 @@ def claims(found: Any) -> None:
            for check in sorted(checks, key=lambda check: names.index(check.name))])  # fmt: skip
 
 
-def table(rows: Any, *, right: Collection[str] = ()) -> None:
-    """A table for people, as wide as it needs to be when stdout is no terminal.
+def validation(frame: Any) -> None:
+    """Whether models loaded as asked: a row a form, then the reasons in sentences."""
+    from llmbench.findings.validation import validation_sentences, validation_table
 
-    The columns named by `right` stand at the right, as numbers of one unit should.
-    """
-    from rich.console import Console
-    from rich.table import Table
-
-    records = rows.to_dict("records") if hasattr(rows, "to_dict") else rows
-    shown = Table(box=None, pad_edge=False)
-    for name in records[0] if records else {}:
-        shown.add_column(str(name), justify="right" if name in right else "left")
-    for record in records:
-        shown.add_row(*(_cell(value) for value in record.values()))
-    width = None if sys.stdout.isatty() else 200
-    Console(width=width, highlight=False, markup=False).print(shown)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return "—" if value != value else f"{value:.4g}"
-    return str(value)
+    spare = ("Resident before", "Distance", "Linear layers by class", "Resident after", "Outcome",
+             "Peak", "Load time")  # fmt: skip
+    table(validation_table(frame).drop(columns="Why not"), spare=spare)
+    click.echo()
+    for sentence in validation_sentences(frame):
+        click.echo(sentence)
 
 
 def document(value: Any) -> None:
@@ -109,6 +116,19 @@ def stream(prompt: str) -> Callable[[str], None]:
     return show
 
 
+def made_up(model: str, then: Callable[[str], None]) -> Callable[[str], None]:
+    """`then`, before whose first piece stderr says that the text of a `shape:` model is noise."""
+    waiting = [f"{model}: its weights are made up, so its text means nothing; times and memory are "
+               "those of the architecture"]  # fmt: skip
+
+    def show(piece: str) -> None:
+        while waiting:
+            click.echo(waiting.pop(), err=True)
+        then(piece)
+
+    return show
+
+
 def trial(tried: Any, as_json: bool) -> None:
     """What a trial took: on stderr under the text, or all of it as JSON."""
     if as_json:
@@ -127,7 +147,8 @@ def trial(tried: Any, as_json: bool) -> None:
                      f"loaded in {seconds(tried.load_s)}",
         "note": "a first call, not warmed up; `llmbench measure` gives numbers to rely on",
     }  # fmt: skip
-    click.echo("\n", err=True)
+    click.echo(nl=not tried.text.endswith("\n"))
+    click.echo(err=True)
     for name, value in lines.items():
         click.echo(click.style(f"{name:<12}", dim=True) + value, err=True)
 
@@ -151,7 +172,9 @@ def catalog_row(row: dict[str, Any]) -> dict[str, str]:
 
 def card_lines(card: dict[str, Any]) -> list[tuple[str, Any]]:
     """The lines of a card: groups a line each, predicted bytes a line a form."""
-    lines = [(k, v) for k, v in card.items() if k != "predicted_bytes"]
+    names = {"peak_bytes": "memory for 2,048 tokens", "fits": "fits here", "use": "use here"}
+    lines = [(names.get(k, k), nbytes(v) if k == "peak_bytes" and v else v)
+             for k, v in card.items() if k != "predicted_bytes"]  # fmt: skip
     return lines + [
         (f"memory in {form}", ", ".join(f"{n:,} tokens {nbytes(b)}" for n, b in needs.items()))
         for form, needs in card["predicted_bytes"].items()

@@ -125,7 +125,7 @@ class TransformersEngine:
         if device == "cuda" and not torch.cuda.is_available():
             raise Unsupported("device cuda: torch finds no usable GPU here", how="llmbench doctor")
         torch.set_num_threads(threads)
-        with _named_attention(self.options.attention_impl):
+        with _no_bars(), _named_attention(self.options.attention_impl):
             loaded = self._of_file(model) if model.file else self._of_folder(model)
         quantized = self.options.quantization != "none"  # such a model cannot be moved afterwards
         self.model = (loaded if quantized else loaded.to(device)).eval()
@@ -196,6 +196,20 @@ class TransformersEngine:
 
     def _device_name(self) -> str:
         return self.torch.cuda.get_device_name() if self.device == "cuda" else "cpu"
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without transformers' own progress bars, which would stand amid the text on a terminal."""
+    from transformers.utils import logging as own
+
+    shown = own.is_progress_bar_enabled()
+    own.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            own.enable_progress_bar()
 
 
 @contextmanager

@@ -22,6 +22,7 @@ FLAGS = {
     "incorrect": "the output differs from the other repeats or the reference",
     "drift": "its times became longer or shorter over a process run",
     "unsteady": "its process changed its speed by 1 % or more and stayed there; a label only",
+    "beyond_context": "beyond the trained context: cost only",
     "throttled": "the clock was lowered by heat or power",
     "contaminated": "other programs used the machine",
     "duplicate": "the same repeat is stored more than once",
@@ -161,7 +162,18 @@ def cautions(frame: pd.DataFrame, usable: pd.DataFrame) -> tuple[str, ...]:
     if preview:
         part = "" if preview == len(usable) else f"{preview:,} of {len(usable):,} repeats have "
         lines.append(f"Preview: {part}too few process runs or blocks for a claim.")
-    return (*lines, *_levels(usable), *_unstable(usable))
+    return (*lines, *_beyond(usable), *_levels(usable), *_unstable(usable))
+
+
+def _beyond(usable: pd.DataFrame) -> list[str]:
+    """How many repeats are longer than their model was trained for."""
+    rows = usable[usable["flags"].map(lambda flags: "beyond_context" in flags).astype(bool)]
+    if rows.empty:
+        return []
+    models = ", ".join(sorted(rows["model"].unique()))
+    return [f"Beyond the trained context: {len(rows):,} of {len(usable):,} repeats, of {models}, "
+            "are longer than their model was trained for; they tell costs only, nothing of quality "
+            "or agreement."]  # fmt: skip
 
 
 def _levels(usable: pd.DataFrame) -> list[str]:

@@ -126,9 +126,18 @@ def cautions_of(
         found.append(f"not in the fit: {sample.x} {listed}")
     if missing := int(good[y].isna().sum()):
         found.append(f"{_count(missing)} without {y} are not in the fit")
+    if len(beyond := _beyond(good, sample.x)):
+        found.append(f"{sample.x} from {min(beyond):,.0f} on is beyond the trained context: cost "
+                     "only")  # fmt: skip
     if len(sample.n) and np.all(np.log2(sample.n) % 1 == 0):
         found.append(f"every {sample.x} is a power of two: other lengths may be slower")
     return found
+
+
+def _beyond(good: pd.DataFrame, x: str) -> list[float]:
+    """The sizes of rows that are longer than their model was trained for."""
+    flags = good["flags"] if "flags" in good else pd.Series([()] * len(good), good.index)
+    return [size for size, names in zip(good[x], flags, strict=True) if "beyond_context" in names]
 
 
 def _count(rows: int) -> str:

@@ -7,6 +7,7 @@ from llmbench.errors import LlmbenchError
 from llmbench.hardware import machine
 from llmbench.models import shapes
 from llmbench.models.predict import predict, spec_of
+from llmbench.models.source import locate
 
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 FORMS = ("float32", "bfloat16", "int8", "nf4")
@@ -22,6 +23,8 @@ def models(name: str | None = None) -> list[dict[str, Any]]:
         return [_builtin(), *(_row(entry) for entry in catalog.models().values())]
     if name == "builtin:tiny":
         return [_builtin() | {"predicted_bytes": _needs(name)}]
+    if name.startswith("builtin:"):
+        locate(name)
     entry = catalog.model(name.removeprefix("shape:"))
     card = entry.model_dump(exclude_none=True, exclude_defaults=True)
     return [_row(entry) | card | {"predicted_bytes": _needs(entry.name)}]

@@ -9,12 +9,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from llmbench import catalog
 from llmbench.errors import BadParams, Missing
 from llmbench.models.gguf_config import config_of
 from llmbench.models.gguf_tokenizer import tokenizer_of
 from llmbench.models.header import Header, read_header
 from llmbench.models.tokenizer import Tokenizer, load_tokenizer
 
+ELSEWHERE = ("hf:", "ollama:")  # names of hubs: the catalog knows some, no weights come by them
 BUILTIN = Path(__file__).parent / "builtin"
 
 
@@ -120,12 +122,33 @@ def _folder(name: str) -> Path:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
+    known = "hf: and ollama: names are known to predict and to models only; weights are read from"
     raise BadParams(
         f"models: no model {name!r}",
-        why="it is neither builtin:<name> nor gguf:<file> nor a folder on this machine",
-        how=f"use gguf:{name}" if folder.is_file() else
-            "use builtin:tiny, gguf:<file>, or the path of a Hugging Face folder",
+        why=f"{known} a folder or a GGUF file" if name.startswith(ELSEWHERE) else
+            "it is neither builtin:<name>, shape:<name>, gguf:<file> nor a folder on this machine",
+        how=f"use gguf:{name}" if folder.is_file() else _hint(name),
     )  # fmt: skip
+
+
+def _hint(name: str) -> str:
+    """What to ask for in place of a name that is no folder."""
+    hub = name.removeprefix("hf:") if name.startswith("hf:") else None
+    own = "gguf:<file>, or the path of a Hugging Face folder"
+    try:
+        entry = catalog.model(name)
+    except BadParams:
+        near = get_close_matches(name.lower(), ["builtin:tiny", *shapes().known_shapes()], n=1)
+        guess = near[0] if near and ":" in near[0] else f"shape:{near[0]}" if near else ""
+        asked = f"did you mean {guess}? else " if guess else ""
+        kinds = f"use builtin:tiny, shape:<name> (`llmbench models` lists them), {own}"
+    else:
+        hub, made = entry.hf_id or hub, entry.name in shapes().known_shapes()
+        what = "its architecture with made-up weights"
+        asked = f"did you mean shape:{entry.name} ({what})? else " if made else ""
+        kinds = f"use {own}"
+    fetched = f" (`hf download {hub} --local-dir FOLDER` makes one)" if hub else ""
+    return f"{asked}{kinds}{fetched}"
 
 
 def _file(name: str) -> Path:

@@ -84,6 +84,8 @@ def _answers(sides: Sides) -> tuple[bool, str]:
     """
     if not (sides.known("output_sha256") and sides.known("prompt_sha256")):
         return True, ""
+    if any(_beyond(side) for side in (sides.target, sides.baseline)):
+        return True, "; the timed answers lie beyond the trained context: cost only, not compared"
     both = by_pair(sides, "output_sha256")
     both = both[~both["again"]]
     equal = sum(bool(mine & theirs)
@@ -91,6 +93,11 @@ def _answers(sides: Sides) -> tuple[bool, str]:
     numbers = _numbers(sides.target) | _numbers(sides.baseline)
     told = f"; the timed answers are equal in {equal} of {len(both)} pairs"
     return numbers != {(EXACT, EXACT)} or 2 * equal >= len(both), told
+
+
+def _beyond(side: pd.DataFrame) -> bool:
+    """Whether a row is longer than its model was trained for."""
+    return "flags" in side and any("beyond_context" in flags for flags in side["flags"])
 
 
 def _distinct(audits: Sequence[dict]) -> list[dict]:

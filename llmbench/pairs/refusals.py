@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from numbers import Real
 from typing import Any
 
@@ -12,7 +13,7 @@ import pandas as pd
 from llmbench import stats
 from llmbench.errors import BadParams, CannotSay
 from llmbench.pairs.ratios import is_known
-from llmbench.params import one_of
+from llmbench.params import COMPARED, one_of
 
 CONTENDER = ("options", "impl", "attention_impl", "weight_format")  # one value each, of an engine
 NUMBERS = ("others_cpu_s", "sequence", "repeat", "prompt_tokens")  # used beside the metrics
@@ -35,16 +36,14 @@ def check_asked(
                         how="rename or drop all but one")  # fmt: skip
     if not (metrics and all(isinstance(name, str) for name in metrics)):
         raise BadParams("no metric to compare in", how='metric="decode_tok_per_s"')
-    for column in (by, *metrics, "process_run", "block"):
+    for column in (by, "process_run", "block"):
         if column not in frame:
             raise BadParams(
                 f"no column {column!r} to compare by: {_nearest(column, frame)}",
                 why="a comparison pairs turns within blocks of the same process run",
             )
     for name in metrics:
-        if not is_known(name):
-            raise BadParams(f"{name!r}: it is not known whether more or less of it is better",
-                            how="rates end in _per_s, costs in _s, _bytes or _j")  # fmt: skip
+        _check_metric(frame, name)
     known = tuple(map(str, sorted(frame[by].dropna().unique(), key=str)))
     for name in (target, baseline):
         try:
@@ -58,6 +57,32 @@ def check_asked(
     number = isinstance(at_least, Real) and not isinstance(at_least, bool)
     if not (number and math.isfinite(at_least) and at_least > 0):
         raise BadParams(f"at_least is {at_least!r}; must be a ratio above 0", how="--at-least 1.5")
+
+
+def _check_metric(frame: pd.DataFrame, name: str) -> None:
+    """Raises: BadParams for what is no metric here, CannotSay for energy that nobody measured."""
+    if name in frame and is_known(name):
+        if name.endswith("_j") and frame[name].isna().all():
+            raise CannotSay("no energy was measured in these rows",
+                            why=f"{name} is empty in all of them", kept="all rows",
+                            how=f"can be compared: {', '.join(_comparable(frame))}")  # fmt: skip
+        return
+    near = get_close_matches(name, _comparable(frame), n=1)
+    guess = f"did you mean {near[0]}? " if near else ""
+    raise BadParams(
+        f"{name!r} is no metric of these rows",
+        why="it is not known whether more or less of it is better: rates end in _per_s, costs in "
+        "_s, _bytes or _j" if name in frame else "",
+        how=f"{guess}can be compared: {', '.join(_comparable(frame)) or 'none of their columns'}",
+    )  # fmt: skip
+
+
+def _comparable(frame: pd.DataFrame) -> list[str]:
+    """The usual metrics that these rows have numbers of; of other rows every metric."""
+    filled = [str(name) for name in frame.columns if frame[name].notna().any()]
+    usual = [name for name in COMPARED if name in filled]
+    numbers = set(map(str, frame.select_dtypes("number").columns))
+    return usual or [name for name in filled if name in numbers and is_known(name)]
 
 
 def _nearest(column: str, frame: pd.DataFrame) -> str:

@@ -136,7 +136,7 @@ def test_options_that_generate_cannot_ask_for_give_no_command():
     assert asked(impl, 5000).plans[0].command.endswith("--impl reference")
 
 
-@pytest.mark.parametrize("flag", ["contaminated", "preview", "drift"])
+@pytest.mark.parametrize("flag", ["contaminated", "preview", "drift", "beyond_context"])
 def test_flagged_rows_fire_nothing_and_are_counted(flag):
     found = asked(synthetic.flag(synthetic.windows(), flag, 10**6), 900)
     assert (found.choices, found.answered, found.answer.rule) == ((), False, "none-measured")

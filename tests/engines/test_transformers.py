@@ -18,6 +18,15 @@ def engine():
     engine.close()
 
 
+def test_loading_shows_no_bar_of_transformers_and_leaves_its_setting(capfd):
+    from transformers.utils import logging
+
+    logging.enable_progress_bar()
+    TransformersEngine().load(find_model("builtin:tiny"), {"threads": 1})
+    assert "Loading" not in capfd.readouterr().err
+    assert logging.is_progress_bar_enabled()
+
+
 def test_tokens_equal_generate(engine):
     import torch
 

@@ -366,7 +366,7 @@ def test_without_an_aa_pair_or_with_a_bad_one_there_is_no_verdict():
         ({"at_least": 0}, "ratio above 0"),
         ({"at_least": -1.0}, "ratio above 0"),
         ({"at_least": math.nan}, "ratio above 0"),
-        ({"metric": "speed"}, "no column 'speed'"),
+        ({"metric": "speed"}, "'speed' is no metric of these rows"),
         ({"by": "vendor"}, "no column 'vendor'"),
     ],
 )
@@ -460,6 +460,16 @@ def test_other_answers_than_the_baselines_take_the_verdict_away():
     assert compared(planted_answers(rows, ~one)).verdict is None
     bits = rows.assign(weight_format="bfloat16")  # rounding parts greedy answers there
     assert compared(planted_answers(bits, ~one)).verdict == "yes"
+
+
+def test_answers_beyond_the_trained_context_are_no_evidence_of_agreement():
+    rows = frame(1.3)
+    wrong = planted_answers(rows, rows["block"] > 0)
+    beyond = wrong.assign(flags=[("beyond_context",)] * len(rows))
+    found = compared(beyond)
+    detail = check(found, "outputs agree").detail
+    assert found.verdict == "yes", "a claim of cost"
+    assert "beyond the trained context: cost only" in detail and "are equal" not in detail
 
 
 def test_a_decoded_token_that_its_own_prefill_does_not_name_is_no_model():

@@ -13,6 +13,7 @@ from llmbench.errors import BadParams, Missing
 from llmbench.models.gguf_config import config_of
 from llmbench.models.gguf_tokenizer import tokenizer_of
 from llmbench.models.header import Header, read_header
+from llmbench.models.ollama_tags import damaged, tag_file
 from llmbench.models.tokenizer import Tokenizer, load_tokenizer
 
 BUILTIN = Path(__file__).parent / "builtin"
@@ -55,16 +56,19 @@ class ModelSource:
 
 
 def find_model(name: str) -> ModelSource:
-    """The model called `name`: `builtin:`, `shape:`, `gguf:<file>`, or a folder with safetensors.
+    """The model called `name`: `builtin:`, `shape:`, `gguf:<file>`, `ollama:<tag>`, or a folder.
 
     A `shape:` model is made when it is not there yet. Raises: BadParams when there is no such name
-    or its file is damaged, Missing when the folder lacks its files, StoreFailed when there is no
-    room to make it.
+    or its file is damaged, Missing when the folder lacks its files or the tag is not here,
+    StoreFailed when there is no room to make it.
     """
     place = shapes().make_shape(name) if name.startswith("shape:") else locate(name)
     if place.is_file():
         read_header(place, texts=False)  # refuse a damaged file before anything is made of it
-        return ModelSource(name, None, _sha256(((place, place.stat().st_mtime_ns),)), place)
+        sha256 = _sha256(((place, place.stat().st_mtime_ns),))
+        if name.startswith("ollama:") and place.name != f"sha256-{sha256}":
+            raise damaged(name, place)
+        return ModelSource(name, None, sha256, place)
     weights = sorted(place.glob("*.safetensors"))
     return ModelSource(name, place, _sha256(tuple((p, p.stat().st_mtime_ns) for p in weights)))
 
@@ -83,13 +87,15 @@ def locate(name: str) -> Path:
     """The folder or the GGUF file of the model called `name`; its content is not read.
 
     That of a `shape:` model is made by `find_model` only. Raises: BadParams when
-    there is no such name, Missing when the folder lacks its files.
+    there is no such name, Missing when the folder lacks its files or the tag is not here.
     """
     if name.startswith("shape:"):
         shapes().shape_architecture(name)
         return shapes().shape_folder(name)
     if name.startswith("gguf:"):
         return _file(name)
+    if name.startswith("ollama:"):
+        return tag_file(name)
     folder = _builtin(name) if name.startswith("builtin:") else _folder(name)
     if not any(folder.glob("*.safetensors")) or not (folder / "config.json").is_file():
         raise Missing(
@@ -122,9 +128,9 @@ def _folder(name: str) -> Path:
         return folder
     raise BadParams(
         f"models: no model {name!r}",
-        why="it is neither builtin:<name> nor gguf:<file> nor a folder on this machine",
+        why="it is neither builtin:<name>, gguf:<file>, ollama:<tag> nor a folder on this machine",
         how=f"use gguf:{name}" if folder.is_file() else
-            "use builtin:tiny, gguf:<file>, or the path of a Hugging Face folder",
+            "use builtin:tiny, gguf:<file>, ollama:<tag>, or the path of a Hugging Face folder",
     )  # fmt: skip
 
 

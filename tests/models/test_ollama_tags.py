@@ -85,6 +85,7 @@ def test_a_tag_that_is_not_here_names_the_command_and_what_is_near(folder):
     assert error.how == f"llmbench pull ollama:{TAG}" and str(folder) in error.why
     for tag in ("small:2b", "other:70b", "llmbench-0123:latest"):
         add_tag(folder, tag, small_model())
+    assert tags_here() == ["other:70b", "small:2b"]
     error = refused()
     assert error.how == f"llmbench pull ollama:{TAG}; here are ollama:small:2b"
     with pytest.raises(BadParams, match=f"llmbench pull ollama:{TAG}"):

@@ -361,17 +361,19 @@ def models(name: str | None, as_json: bool) -> None:
 
 
 @commands.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("model")
 @as_json
-def inspect(file: Path, as_json: bool) -> None:
-    """The card of FILE (GGUF, safetensors, or a Hugging Face folder) from its header alone.
+def inspect(model: str, as_json: bool) -> None:
+    """The card of MODEL from its header alone: any model's name, or the path of a file or folder.
 
-    A file that is cut off, contradicts itself or is something else is refused, and says where.
+    GGUF, safetensors, or a Hugging Face folder; gguf:, ollama:, builtin:, and shape: once made. A
+    file that is cut off, contradicts itself or is something else is refused, and says where.
     """
     from llmbench.cli import card
     from llmbench.models.file_card import file_card
+    from llmbench.models.source import weights_place
 
-    found = file_card(file)
+    found = file_card(weights_place(model))
     if as_json:
         show.document(found.as_dict())
     else:

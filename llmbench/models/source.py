@@ -17,6 +17,7 @@ from llmbench.models.ollama_tags import damaged, tag_file
 from llmbench.models.tokenizer import Tokenizer, load_tokenizer
 
 BUILTIN = Path(__file__).parent / "builtin"
+FORMS = ("builtin:", "shape:", "gguf:", "ollama:", "hf:", "spectral:")  # of names, not of paths
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,22 @@ def locate(name: str) -> Path:
     return folder
 
 
+def weights_place(text: str) -> Path:
+    """Where the weights of a model's name lie; any other text is the path of a file or folder.
+
+    Raises: as `locate`, and Missing for a `shape:` model that is not made yet.
+    """
+    if not text.startswith(FORMS):
+        return Path(text).expanduser()
+    place = locate(text)
+    if not place.exists():
+        raise Missing(
+            f"models: {text} has no weights here yet: they are made when it is first used",
+            how=f"llmbench models {text} tells what it will need; llmbench generate {text}",
+        )
+    return place
+
+
 def shapes() -> ModuleType:
     """The room that makes `shape:` models, woken when one is asked for: it needs numpy."""
     from llmbench.models import shapes
@@ -130,6 +147,7 @@ def _folder(name: str) -> Path:
         f"models: no model {name!r}",
         why="it is neither builtin:<name>, gguf:<file>, ollama:<tag> nor a folder on this machine",
         how=f"use gguf:{name}" if folder.is_file() else
+            f"llmbench pull {name} tells the folder to name" if name.startswith("hf:") else
             "use builtin:tiny, gguf:<file>, ollama:<tag>, or the path of a Hugging Face folder",
     )  # fmt: skip
 

@@ -164,7 +164,15 @@ def test_the_command_reads_pieces_with_headings_apart_from_the_text(tmp_path):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--window", "100"], "--chunks cuts a text: give it too"),
+        (["--overlap", "10"], "--chunks cuts a text: give it too"),
+        (["--window", "100"], "engine edge sets no window aside"),
+        (
+            ["--set", "atention_impl=x"],
+            "did you mean 'attention_impl'? known: impl, dtype, attention_impl",
+        ),
+        (["--set", "device=cuda"], "device is no setting; known: impl"),
+        (["--set", "impl"], "expected NAME=VALUE"),
+        (["--set", "impl=reference", "--impl", "reference"], "--set impl"),
         (["--chunks", "--window", "4096"], "--window 2048 or less"),
         (["--chunks", "--window", "64"], "no room for a text and 64"),
         (["--chunks", "--window", "100", "--overlap", "36"], "an overlap of 0 to 35"),

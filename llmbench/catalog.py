@@ -113,6 +113,11 @@ def model(name: str) -> CatalogModel:
     )  # fmt: skip
 
 
+def names() -> Mapping[str, CatalogModel]:
+    """Every model by every name that finds it, in small letters."""
+    return MappingProxyType(_by_alias())
+
+
 def tier(name: str) -> tuple[CatalogModel, ...]:
     """The models of one of `TIERS`, in the order of the catalog; `all` is every tier."""
     return tuple(m for m in models().values()

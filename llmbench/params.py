@@ -24,6 +24,7 @@ ENGINES = {  # adding an engine: its file, and one line here
     "transformers": "llmbench.engines.transformers:TransformersEngine",
 }
 MAX_REPEATS = 1_000_000
+FEW = 10  # settings that an error lists though one of them is near
 DEVICES = ("cpu", "cuda")
 QUANTIZATIONS = {  # how `model_validation` asks transformers for it
     "none": {}, "bfloat16": {"dtype": "bfloat16"}, "float16": {"dtype": "float16"},
@@ -329,7 +330,7 @@ def load_params(path: str | Path, overrides: Iterable[str] = ()) -> Params:
     """Params of a YAML file, with `--set dotted.name=value` overrides. Raises: BadParams."""
     located = read_yaml(Path(path))
     for text in overrides:
-        _override(located, text)
+        override(located, text)
     return validated(Params, located, str(path))
 
 
@@ -353,7 +354,7 @@ def study_kind(name: str) -> type[Study]:
     return typing.get_args(Studies.model_fields[name].annotation)[0]
 
 
-def _override(located: Located, text: str) -> None:
+def override(located: Located, text: str) -> None:
     """Apply one `dotted.name=value`; a study's name may stand without `studies.`."""
     name, equals, value = text.partition("=")
     if not equals or not name:
@@ -397,8 +398,9 @@ def _fault(kind: type[Noun], error: Any, located: Located, source: str) -> str:
     if error["type"] == "extra_forbidden":
         known = _fields_at(kind, path[:-1])
         near = get_close_matches(str(path[-1]), known, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-        return f"{where}: {dotted(path)} is no setting; {hint}"
+        hints = [f"did you mean {near[0]!r}?"] if near else []
+        hints += [f"known: {', '.join(known)}"] if not near or len(known) <= FEW else []
+        return f"{where}: {dotted(path)} is no setting; {' '.join(hints)}"
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     message = message.replace("greater than or equal to", "≥").replace("less than or equal to", "≤")
     if error["type"] == "missing":

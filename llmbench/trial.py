@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmbench.chunks import Layout, Piece, layout, pieces
+from llmbench.engines import create
 from llmbench.engines.loaded import LoadedEngine
 from llmbench.errors import BadParams, Refused
 from llmbench.record import Served
@@ -81,22 +82,28 @@ def prompt_from(document: Path) -> str:
 
 def generate(
     model: str, prompt: str = PROMPT, *, engine: str = "edge", tokens: int = 64,
-    device: str = "cpu", show: Callable[[str], Any] = lambda text: None, **options: Any,
+    window: int | None = None, device: str = "cpu",
+    show: Callable[[str], Any] = lambda text: None, **options: Any,
 ) -> Trial:  # fmt: skip
     """Generate `tokens` tokens after `prompt`, giving each piece of text to `show` as it comes.
 
-    `options` are the engine's (and `threads`). An interruption ends the text and is told in the
-    result. Raises: BadParams, Refused when the prompt does not fit, Missing, OutOfMemory.
+    `options` are the engine's (and `threads`); `window` is what it sets aside, in tokens. An
+    interruption ends the text and is told in the result. Raises: BadParams, Refused when the
+    prompt does not fit, Missing, OutOfMemory.
     """
     if not prompt:
         raise BadParams("the prompt is empty", how="--prompt 'some words'")
     if tokens < 1:
         raise BadParams(f"--tokens {tokens}; must be at least 1")
+    if window and "window" not in create(engine).capabilities:
+        raise BadParams(f"--window {window}: engine {engine} sets no window aside",
+                        how="leave it out, or give --chunks too")  # fmt: skip
     begun = time.perf_counter()
-    with LoadedEngine(model, engine, device, dict(options)) as loaded:
+    with LoadedEngine(model, engine, device, dict(options), window or 0) as loaded:
         load_s = time.perf_counter() - begun
         ids = [*loaded.tokenizer.first, *loaded.tokenizer.encode(prompt)]
-        _check_room(model, len(ids), tokens, loaded.trained)
+        _check_window(window, loaded)
+        _check_room(model, len(ids), tokens, loaded)
         return _tried(loaded, model, prompt, ids, tokens, load_s, show)
 
 
@@ -108,18 +115,19 @@ def read_in_pieces(
 ) -> Reading:  # fmt: skip
     """Generate `tokens` tokens after each piece of `text`, the pieces as large as `window` allows.
 
-    The window is that of the training when none is given, the overlap a tenth of a piece. A piece
-    begins and ends with a whole character. `begin` is told each piece with its number and how many
-    there are. An interruption ends the reading. Raises: as `generate`.
+    An engine that sets a window aside is given it. Without one it is that of the training, or the
+    smaller one that the engine chose. The overlap is a tenth of a piece. A piece begins and ends
+    with a whole character. `begin` is told each piece with its number and how many there are. An
+    interruption ends the reading. Raises: as `generate`.
     """
     if not text:
         raise BadParams("the text is empty", how="--document FILE")
     begun = time.perf_counter()
-    with LoadedEngine(model, engine, device, dict(options)) as loaded:
+    with LoadedEngine(model, engine, device, dict(options), window or 0) as loaded:
         load_s = time.perf_counter() - begun
         ids, cuts = loaded.tokenizer.encode_with_cuts(text)
         first = loaded.tokenizer.first
-        asked = layout(len(ids), window=_window(model, window, loaded.trained) - len(first),
+        asked = layout(len(ids), window=_window(model, window, loaded) - len(first),
                        output_tokens=tokens, overlap_tokens=overlap)  # fmt: skip
         parts, trials = tuple(pieces(asked, cuts)), []
         try:
@@ -161,30 +169,40 @@ def _tried(
     )  # fmt: skip
 
 
-def _window(model: str, asked: int | None, trained: int | None) -> int:
-    """Tokens of a piece and its output. Raises: BadParams, Refused beyond the training."""
-    if asked is None and trained is None:
+def _window(model: str, asked: int | None, loaded: LoadedEngine) -> int:
+    """Tokens of a piece and its output. Raises: BadParams, Refused beyond what is set aside."""
+    if asked is None and loaded.window is None:
         raise BadParams(f"{model} does not tell how long a text it was trained for",
                         how="--window N")  # fmt: skip
-    if asked and trained and asked > trained:
-        raise Refused(f"--window {asked:,} exceeds what {model} was trained for",
-                      how=f"--window {trained} or less")  # fmt: skip
-    return asked or trained
+    _check_window(asked, loaded)
+    return asked or loaded.window
 
 
-def _check_room(model: str, prompt_tokens: int, tokens: int, trained: int | None) -> None:
-    """Raises: Refused with what would fit, when the model was not trained for so many tokens."""
-    if not trained or prompt_tokens + tokens <= trained:
+def _check_window(asked: int | None, loaded: LoadedEngine) -> None:
+    """Raises: Refused when an option of the engine made its window smaller than --window."""
+    if asked and loaded.window and asked > loaded.window:
+        raise Refused(f"--window {asked:,} exceeds the {loaded.window:,} tokens that engine "
+                      f"{loaded.served.engine} was told to set aside",
+                      how="give one of the two")  # fmt: skip
+
+
+def _check_room(model: str, prompt_tokens: int, tokens: int, loaded: LoadedEngine) -> None:
+    """Raises: Refused with what would fit, when the window has no room for so many tokens."""
+    window, trained, needed = loaded.window, loaded.trained, prompt_tokens + tokens
+    if not window or needed <= window:
         return
     fits = []
-    if 2 * tokens <= trained:
+    if window != trained and needed <= (trained or needed):
+        fits.append(f"--window {needed}")
+    if 2 * tokens <= window:
         fits.append("--chunks to read it in pieces")
-    if tokens < trained:
-        fits.append(f"a text of at most {trained - tokens:,} tokens")
-    if prompt_tokens < trained:
-        fits.append(f"--tokens {trained - prompt_tokens} or fewer")
+    if tokens < window:
+        fits.append(f"a text of at most {window - tokens:,} tokens")
+    if prompt_tokens < window:
+        fits.append(f"--tokens {window - prompt_tokens} or fewer")
     raise Refused(
         f"the prompt's {prompt_tokens:,} tokens and --tokens {tokens:,} together exceed the window",
-        why=f"{model} was trained for {trained:,} tokens",
+        why=f"{model} was trained for {trained:,} tokens" if window == trained else
+            f"engine {loaded.served.engine} has set {window:,} tokens aside",
         how=", or ".join(fits) or "a shorter text and fewer --tokens",
-    )
+    )  # fmt: skip

@@ -7,9 +7,12 @@ from dataclasses import replace
 
 import pytest
 
+from llmbench.models.shapes import shape_folder, write_shape
 from llmbench.models.spec import Spec
 from tests.gguf_bytes import TEXT, array, gguf, key, small_model, tensor, written
 from tests.gguf_models import model_file
+from tests.models.test_shapes import SMALL
+from tests.ollama_folders import add_tag
 
 MOE = Spec("mixtral", n_layers=2, n_heads=4, n_kv_heads=2, head_dim=8, d_model=32, d_ff=64,
            vocab_size=100, tied=False, n_experts=4, n_experts_used=2,
@@ -87,6 +90,35 @@ def test_a_broken_file_ends_with_2_and_says_where(tmp_path):
     assert "1 bytes too early" in done.stderr
     assert "go on: fetch the file again" in done.stderr
     assert "cannot be read: No such file" in inspect(tmp_path / "absent.gguf", code=2).stderr
+
+
+def test_every_name_of_a_model_has_its_card(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMBENCH_CACHE", str(tmp_path))
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path))
+    blob = add_tag(tmp_path, "small:1b", small_model())
+    by_path = json.loads(inspect(blob, "--json").stdout)
+    for name in (f"gguf:{blob}", "ollama:small:1b"):
+        assert json.loads(inspect(name, "--json").stdout) == by_path
+    assert json.loads(inspect("builtin:tiny", "--json").stdout)["parameters"] == 3_409_664
+    shape_folder("shape:smollm-135m").mkdir(parents=True)
+    write_shape(shape_folder("shape:smollm-135m"), "smollm-135m", SMALL)
+    assert json.loads(inspect("shape:smollm-135m", "--json").stdout)["n_layers"] == SMALL.n_layers
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "said"),
+    [("shape:smollm-135m", 3, "llmbench models shape:smollm-135m"),
+     ("shape:smolm-135m", 2, "smollm-135m"),
+     ("builtin:tini", 2, "did you mean builtin:tiny?"),
+     ("gguf:absent.gguf", 2, "no file 'absent.gguf'"),
+     ("ollama:absent:1b", 3, "llmbench pull ollama:absent:1b"),
+     ("ollama:../../x", 2, "is no Ollama tag"),
+     ("hf:Qwen/Qwen2.5-0.5B", 2, "llmbench pull Qwen/Qwen2.5-0.5B"),
+     ("spectral:tiny", 2, "no model 'spectral:tiny'")],
+)  # fmt: skip
+def test_a_name_without_weights_here_ends_with_a_word(tmp_path, monkeypatch, name, code, said):
+    monkeypatch.setenv("LLMBENCH_CACHE", str(tmp_path))
+    assert said in inspect(name, code=code).stderr
 
 
 def test_inspect_starts_light(tmp_path):

@@ -1,9 +1,11 @@
 """The doctor: every trouble has a remedy, and looking is cheap."""
 
 import http.server
+import re
 import subprocess
 import sys
 import threading
+import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,9 +13,11 @@ from types import SimpleNamespace
 import pytest
 
 from llmbench import diagnosis
-from llmbench.diagnosis import Finding, doctor
-from llmbench.engines import ollama_server
+from llmbench.diagnosis import Finding, doctor, engines
+from llmbench.diagnosis.engines import engine_findings
+from llmbench.engines import create, ollama_server
 from llmbench.hardware import default_threads
+from llmbench.params import ENGINES
 from llmbench.units import GiB
 
 
@@ -29,6 +33,72 @@ def test_every_trouble_has_a_remedy_and_every_subject_stands_once() -> None:
                 "transformers", "bitsandbytes", "Ollama", "Ollama server", "C++ compiler", "LaTeX",
                 "browser", "jupyterlab"}  # fmt: skip
     assert expected <= {f.subject for f in found}
+
+
+def test_every_engine_stands_once_and_needs_what_it_imports() -> None:
+    found = {f.subject: f for f in engine_findings()}
+    assert list(found) == [f"engine {name}" for name in ENGINES]
+    for name in ENGINES:
+        heavy = {module.partition(".")[0] for module in create(name).imports}
+        assert heavy <= set(engines.MODULES[name][0])
+
+
+@pytest.mark.parametrize(
+    ("lost", "engine", "state", "remedy"),
+    [("torch", "edge", "missing", "pip install 'llmbench[transformers]'"),
+     ("transformers", "transformers", "missing", "pip install 'llmbench[transformers]'"),
+     ("ollama", "ollama", "missing", "pip install 'llmbench[ollama]'"),
+     ("llama_cpp", "llamacpp", "missing", "make llamacpp"),
+     ("gguf", "edge", "warning", "pip install 'llmbench[gguf]'")],
+)  # fmt: skip
+def test_what_an_engine_lacks_is_mended_by_a_command(
+    monkeypatch: pytest.MonkeyPatch, lost: str, engine: str, state: str, remedy: str
+) -> None:
+    monkeypatch.setattr(engines, "find_spec", lambda name: None if name == lost else True)
+    found = next(f for f in engine_findings() if f.subject == f"engine {engine}")
+    assert (found.state, found.remedy) == (state, remedy)
+    assert lost in found.detail
+
+
+def test_every_remedy_names_an_extra_that_is_there() -> None:
+    root = Path(__file__).parents[1]
+    extras = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"][
+        "optional-dependencies"
+    ]
+    sources = (path.read_text("utf-8") for path in (root / "llmbench").rglob("*.py"))
+    named = {name for text in sources for name in re.findall(r"'llmbench\[(\w+)\]'", text)}
+    assert named and named <= set(extras)
+
+
+def test_a_llama_cpp_that_crashes_is_missing_and_takes_nobody_along(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engines, "find_spec", lambda name: True)
+    monkeypatch.setattr(engines, "BUILD", "import os; os.kill(os.getpid(), 4)")
+    found = engines._engine("llamacpp")
+    assert (found.state, "cannot be loaded" in found.detail) == ("missing", True)
+    said = "print('CPU : AVX2 = 1 | AMX_INT8 = 0 | OPENMP = 1 | ')"
+    monkeypatch.setattr(engines, "BUILD", said)
+    assert engines._engine("llamacpp").detail.endswith("built with AVX2 OPENMP")
+
+
+@pytest.mark.parametrize(
+    ("said", "state", "detail"),
+    [("Warning: client version is 0.17.4", "ok", "server 0.17.4"),
+     ("ollama version is 0.17.0", "missing", "is version 0.17.0; 0.17.1"),
+     ("no such luck", "missing", "tells no version")],
+)  # fmt: skip
+def test_the_ollama_engine_tells_the_server_it_will_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, state: str, detail: str
+) -> None:
+    program = tmp_path / "ollama"
+    program.write_text(f"#!/bin/sh\necho {said}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("LLMBENCH_OLLAMA", str(program))
+    monkeypatch.delenv("OLLAMA_HOST", raising=False)
+    monkeypatch.setattr(engines, "find_spec", lambda name: True)
+    found = engines._engine("ollama")
+    assert (found.state, detail in found.detail) == (state, True)
 
 
 def test_looking_imports_no_engine() -> None:

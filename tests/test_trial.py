@@ -9,6 +9,7 @@ import sys
 import pytest
 
 import llmbench
+from llmbench.engines.edge import EdgeEngine
 from llmbench.errors import BadParams, Missing, Refused
 from llmbench.models.source import find_model
 from llmbench.models.tokenizer import load_tokenizer
@@ -92,9 +93,8 @@ def test_ctrl_c_keeps_nothing_and_says_only_stopped():
         (["smollm:135m"], "did you mean shape:smollm-135m "),
         (["smolm-135m"], "did you mean shape:smollm-135m?"),
         (["gpt2"], "shape:<name> (`llmbench models` lists them), gguf:<file>"),
-        (["hf:gpt2"], "known to predict and to models only"),
-        (["hf:gpt2"], "`hf download gpt2 --local-dir FOLDER`"),
-        (["mixtral-8x22b"], "hf download mistralai/Mixtral-8x22B"),
+        (["hf:gpt2"], "`llmbench pull gpt2` fetches one"),
+        (["mixtral-8x22b"], "llmbench pull mistralai/Mixtral-8x22B"),
         (["builtin:tiny", "--engine", "edg"], "did you mean 'edge'?"),
         (["builtin:tiny", "--impl", "cuda"], "impl"),
         (["builtin:tiny", "--prompt", ""], "prompt is empty"),
@@ -187,10 +187,81 @@ def test_the_command_reads_pieces_with_headings_apart_from_the_text(tmp_path):
     assert facts["complete"] is True and facts["output_tokens"] == 6
 
 
+@pytest.fixture
+def windows(monkeypatch):
+    """What `edge`, made an engine that sets a window aside, was told to; else it takes 64."""
+    seen, load = [], EdgeEngine.load
+
+    def with_window(self, model, options):
+        seen.append(options.pop("window", None))
+        served = load(self, model, options)
+        return served.model_copy(update={"window": seen[-1] or 64})
+
+    monkeypatch.setattr(EdgeEngine, "capabilities", EdgeEngine.capabilities | {"window"})
+    monkeypatch.setattr(EdgeEngine, "load", with_window)
+    return seen
+
+
+def test_a_window_reaches_an_engine_that_sets_one_aside(windows):
+    text = "import os\n" * 40
+    llmbench.generate("builtin:tiny", "import os\n", tokens=2, threads=1, window=100)
+    asked = read_in_pieces("builtin:tiny", text, tokens=3, threads=1, window=70)
+    usual = read_in_pieces("builtin:tiny", text, tokens=3, threads=1)
+    assert windows == [100, 70, None]
+    assert (asked.layout.window, usual.layout.window) == (70, 64)
+
+
+def test_a_text_that_exceeds_what_is_set_aside_is_told_the_window(windows):
+    text = "import os\n" * 40
+    with pytest.raises(Refused) as caught:
+        llmbench.generate("builtin:tiny", text, tokens=3, threads=1)
+    assert "engine edge has set 64 tokens aside" in caught.value.why
+    assert caught.value.how.startswith("--window 123, or --chunks")
+    assert llmbench.generate("builtin:tiny", text, tokens=3, threads=1, window=123).complete
+
+
+def test_a_window_and_an_option_that_contradict_are_refused(windows, monkeypatch):
+    told = EdgeEngine.load
+    monkeypatch.setattr(EdgeEngine, "load",
+                        lambda *given: told(*given).model_copy(update={"window": 32}))  # fmt: skip
+    for ask in (llmbench.generate, read_in_pieces):
+        with pytest.raises(Refused, match="--window 70 exceeds the 32 tokens that engine edge"):
+            ask("builtin:tiny", "import os\n", tokens=3, threads=1, window=70)
+
+
+@pytest.mark.parametrize(
+    ("engine", "option"),
+    [pytest.param("llamacpp", "n_ctx=512", marks=pytest.mark.llamacpp),
+     pytest.param("ollama", "num_ctx=512", marks=pytest.mark.ollama)],
+)  # fmt: skip
+def test_options_and_window_of_an_engine_reach_it(tmp_path, engine, option):
+    """A piece fills the window asked for, and the engine has just that."""
+    text = tmp_path / "long.py"
+    text.write_text("import os\n" * 250)
+    words = ["builtin:tiny", "--engine", engine, "--threads", "1", "--json", "--tokens", "3"]
+    done = json.loads(command(*words, "--set", option).stdout)
+    assert done["served"]["window"] == 512
+    read = json.loads(
+        command(*words, "--document", str(text), "--chunks", "--window", "512").stdout
+    )
+    assert (read["layout"]["window"], len(read["pieces"])) == (512, 2)
+    assert {trial["served"]["window"] for trial in read["trials"]} == {512}
+    refused = command(*words, "--set", option, "--window", "1024")
+    assert refused.returncode == 2 and "was told to set aside" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--window", "100"], "--chunks cuts a text: give it too"),
+        (["--overlap", "10"], "--chunks cuts a text: give it too"),
+        (["--window", "100"], "engine edge sets no window aside"),
+        (
+            ["--set", "atention_impl=x"],
+            "did you mean 'attention_impl'? known: impl, dtype, weights, attention_impl",
+        ),
+        (["--set", "device=cuda"], "device is no setting; known: impl"),
+        (["--set", "impl"], "expected NAME=VALUE"),
+        (["--set", "impl=reference", "--impl", "reference"], "--set impl"),
         (["--chunks", "--window", "4096"], "--window 2048 or less"),
         (["--chunks", "--window", "64"], "no room for a text and 64"),
         (["--chunks", "--window", "100", "--overlap", "36"], "an overlap of 0 to 35"),
@@ -209,7 +280,7 @@ def test_pieces_that_cannot_be_are_refused(words, told):
         (["builtin:tiny", "--device", "tpu"], 2, "devices: cpu, cuda"),
         (["builtin:tiny", "--engine", "fake", "--device", "tpu"], 2, "devices: cpu, cuda"),
         (["builtin:tiny", "--engine", "fake", "--device", "cuda"], 3, "no device 'cuda'"),
-        (["shape:gemma-2-2b"], 3, "families: llama, qwen2, mistral"),
+        (["shape:mixtral-8x22b"], 3, "families: llama, qwen2, mistral"),
         (["builtin:tiny", "--tokens", "2048"], 2, "exceed the window"),
     ],
 )

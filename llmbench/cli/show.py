@@ -156,7 +156,8 @@ def trial(tried: Any, as_json: bool) -> None:
 def pulled_row(one: Any) -> dict[str, str]:
     """A model that was pulled: what `models:` takes, and which weights these are."""
     return {"asked": one.asked, "size": nbytes(one.nbytes), "weights": one.weights,
-            "": "fetched" if one.fetched else "was there", "name it": one.model}  # fmt: skip
+            "": "fetched" if one.fetched else "was there",
+            "name it": one.model or "its file cannot be read here"}  # fmt: skip
 
 
 def catalog_row(row: dict[str, Any]) -> dict[str, str]:

@@ -27,7 +27,8 @@ from llmbench.cli.group import Stopped, as_json, commands
     "--window",
     type=click.IntRange(min=2),
     metavar="N",
-    help="With --chunks: a piece and its answer in tokens (default: the trained context).",
+    help="A text and its answer in tokens: what llamacpp and ollama set aside, and with --chunks "
+    "the size of a piece (default: the trained context, or what the engine sets aside).",
 )
 @click.option(
     "--overlap",
@@ -37,30 +38,38 @@ from llmbench.cli.group import Stopped, as_json, commands
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Default: physical cores, at most 8.")
 @click.option("--device", default="cpu", show_default=True)
+@click.option("--set", "overrides", multiple=True, metavar="OPTION=VALUE",
+              help="An option of the engine, as num_ctx=2048 (repeatable).")  # fmt: skip
 @as_json
 def generate(
     model: str, engine: str, impl: str | None, attention_impl: str | None, prompt: str | None,
     document: Path | None, tokens: int, chunks: bool, window: int | None, overlap: int | None,
-    threads: int | None, device: str, as_json: bool,
+    threads: int | None, device: str, overrides: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """A first try of MODEL: the text as it comes, then what it took.
 
     \b
     llmbench generate builtin:tiny --prompt "def read_lines(path):"
     llmbench generate builtin:tiny --document FILE --chunks
+    llmbench generate ollama:qwen2.5:0.5b --engine llamacpp --set kv_type=f32
     """
+    from llmbench.engines.loaded import engine_options
     from llmbench.trial import PROMPT, prompt_from
 
     if prompt is not None and document is not None:
         raise click.UsageError("--prompt and --document: give one of them")
-    if not chunks and (window is not None or overlap is not None):
-        raise click.UsageError("--window and --overlap say how --chunks cuts a text: give it too")
+    if not chunks and overlap is not None:
+        raise click.UsageError("--overlap says how --chunks cuts a text: give it too")
     text = prompt_from(document) if document else PROMPT if prompt is None else prompt
     given = {"engine": engine, "tokens": tokens, "device": device, "impl": impl,
-             "attention_impl": attention_impl, "threads": threads}  # fmt: skip
+             "attention_impl": attention_impl, "threads": threads, "window": window}  # fmt: skip
     given = {name: value for name, value in given.items() if value is not None}
+    options = engine_options(engine, overrides)
+    if twice := options.keys() & given.keys():
+        raise click.UsageError(f"--set {min(twice)}: it has an option of its own, given too")
+    given |= options
     if chunks:
-        return _in_pieces(model, text, given | {"window": window, "overlap": overlap}, as_json)
+        return _in_pieces(model, text, given | {"overlap": overlap}, as_json)
     told = (lambda piece: None) if as_json else show.stream(text)
     told = show.made_up(model, told) if model.startswith("shape:") else told
     try:
@@ -102,17 +111,19 @@ def models(name: str | None, as_json: bool) -> None:
 
 
 @commands.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("model")
 @as_json
-def inspect(file: Path, as_json: bool) -> None:
-    """The card of FILE (GGUF, safetensors, or a Hugging Face folder) from its header alone.
+def inspect(model: str, as_json: bool) -> None:
+    """The card of MODEL from its header alone: any model's name, or the path of a file or folder.
 
-    A file that is cut off, contradicts itself or is something else is refused, and says where.
+    GGUF, safetensors, or a Hugging Face folder; gguf:, ollama:, builtin:, and shape: once made. A
+    file that is cut off, contradicts itself or is something else is refused, and says where.
     """
     from llmbench.cli import card
     from llmbench.models.file_card import file_card
+    from llmbench.models.source import weights_place
 
-    found = file_card(file)
+    found = file_card(weights_place(model))
     if as_json:
         show.document(found.as_dict())
     else:

@@ -22,7 +22,7 @@ class EdgeOptions(Noun):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     weights: ExportType | None = None  # of a folder, exported once to GGUF; none: as it is
     attention_impl: Literal["auto", "reference", "sdpa-math", "sdpa-flash", "skipped"] = (
-        "sdpa-flash"  # auto: that, or reference where it cannot serve the model; Served tells which
+        "auto"  # sdpa-flash, or reference where that cannot serve the model; Served tells which
     )
 
 

@@ -1,7 +1,7 @@
 """A loaded engine for people: `llmbench.load(...)` streams tokens with their text."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from llmbench import engines
-from llmbench.errors import BadParams, Missing
+from llmbench.errors import BadParams, Missing, Refused
 from llmbench.hardware import default_threads
 from llmbench.models.source import find_model
 from llmbench.models.tokenizer import Tokenizer
-from llmbench.params import DEVICES, one_of, validated
+from llmbench.params import DEVICES, one_of, override, validated
 from llmbench.profilers.memory import tree_bytes
 from llmbench.record import Served
 from llmbench.strict_yaml import Located
@@ -30,7 +30,10 @@ class Token:
 class LoadedEngine:
     """An engine with a model in it; a context manager that releases both."""
 
-    def __init__(self, model: str, engine: str, device: str, options: dict[str, Any]) -> None:
+    def __init__(
+        self, model: str, engine: str, device: str, options: dict[str, Any], window: int = 0
+    ) -> None:
+        """`window`: tokens that the engine is to set aside, if it is one that does; 0: its own."""
         self._engine = engines.create(engine)
         threads = options.pop("threads", default_threads())
         validated(self._engine.Options, Located(values=options), engine)
@@ -38,8 +41,18 @@ class LoadedEngine:
         source = find_model(model)  # last: a model may have to be made
         self.trained: int | None = source.config.get("max_position_embeddings")  # tokens
         self.tokenizer: Tokenizer = source.tokenizer
+        if window and self.trained and window > self.trained:
+            raise Refused(f"a window of {window:,} tokens exceeds what {model} was trained for",
+                          how=f"--window {self.trained} or less")  # fmt: skip
         place = {"threads": threads, "device": device}
+        if window and "window" in self._engine.capabilities:
+            place["window"] = window
         self.served: Served = self._engine.load(source, options | place)
+
+    @property
+    def window(self) -> int | None:
+        """Tokens of a text and its answer: the trained ones, or the fewer that are set aside."""
+        return min((n for n in (self.trained, self.served.window) if n), default=None)
 
     def stream(
         self, ids: Sequence[int] | Sequence[Sequence[int]], output_tokens: int
@@ -92,6 +105,15 @@ def _check_device(device: str, engine: engines.Engine) -> None:
                 "device cuda: torch finds no usable GPU here",
                 how="--device cpu; llmbench doctor says what this machine has and what is missing",
             )
+
+
+def engine_options(engine: str, words: Iterable[str]) -> dict[str, Any]:
+    """['num_ctx=2048', 'deadlines.total_s=60'] → options of `engine`. Raises: BadParams."""
+    located = Located(values={})
+    for word in words:
+        override(located, word)
+    validated(engines.create(engine).Options, located, f"engine {engine}")
+    return located.values
 
 
 def load(

@@ -31,7 +31,7 @@ def create(server: Server, file: Path, sha256: str) -> str:
         client = ollama.Client(host=server.address, timeout=CREATE_LIMIT_S)
         if any(model.model == f"{name}:latest" for model in client.list().models):
             return name
-        if not _linked(server, file, sha256):
+        if not _linked(server, file, sha256) and not _has(server, sha256):
             client.create_blob(file)
         client.create(model=name, files={file.name: f"sha256:{sha256}"}, template=TEMPLATE)
     return name
@@ -50,6 +50,14 @@ def _linked(server: Server, file: Path, sha256: str) -> bool:
     except OSError:  # another file system: the bytes are sent instead
         return False
     return True
+
+
+def _has(server: Server, sha256: str) -> bool:
+    """Whether the server holds these bytes already, as it does those of its own tags."""
+    import httpx
+
+    answer = httpx.head(f"{server.address}/api/blobs/sha256:{sha256}", trust_env=False)
+    return answer.status_code == 200
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from llmbench.models.gguf_layout import (
     spec_for_gguf,
     tensors_of,
 )
+from llmbench.models.gguf_package import check_gguf_package
 from llmbench.models.gguf_vocab import Tell, write_vocabulary
 from llmbench.models.new_file import check_target, replacing
 from llmbench.models.source import find_model
@@ -100,6 +101,7 @@ def write_gguf(model: str, part: Path, kind: str, tell: Tell) -> None:
         raise Unsupported(f"export: {model} is a GGUF file already",
                           how="name the folder it was made from, or one of llama.cpp's types",
                           )  # fmt: skip
+    check_gguf_package()
     config = source.config
     spec, stored = spec_for_gguf(config), Stored(source.folder)
     made = tensors_of(config, spec)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from llmbench.errors import Missing, Unsupported
+from llmbench.models.gguf_package import check_gguf_package
 from llmbench.models.header import Header, TensorInfo
 
 KINDS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
@@ -84,6 +85,7 @@ class GgufWeights:
 
     def _parts(self, info: TensorInfo) -> Iterator[np.ndarray]:
         """float32 values in the order of the file."""
+        check_gguf_package()
         from gguf import GGMLQuantizationType
         from gguf.quants import dequantize
 

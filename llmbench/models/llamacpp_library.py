@@ -19,7 +19,9 @@ _kept: list[Any] = []  # the callback, which the library holds by address only
 def llamacpp() -> ModuleType:
     """The `llama_cpp` module, its log turned to `log_lines`. Raises: Missing."""
     if find_spec("llama_cpp") is None:
-        raise Missing("llama.cpp is not installed here", how="make llamacpp")
+        raise Missing("llama.cpp is not installed here",
+                      how="make llamacpp, or without the repository "
+                      "pip install 'llmbench[llamacpp]'")  # fmt: skip
     try:
         import llama_cpp
     except (ImportError, OSError, RuntimeError) as error:  # a build for another machine

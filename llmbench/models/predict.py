@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llmbench.errors import BadParams, Unsupported
+from llmbench.errors import BadParams, Missing, Unsupported
 from llmbench.hardware import Roofs, machine
 from llmbench.models import cost, source
 from llmbench.models.header import read_header
@@ -86,12 +86,16 @@ def predict_here(
 
 
 def spec_of(name: str) -> Spec:
-    """The spec of a model: `builtin:`, `gguf:`, a folder, `shape:`, or a name of the catalog.
+    """The spec of a model: `builtin:`, `gguf:`, a folder, `shape:`, `ollama:`, or of the catalog.
+
+    Of a tag that is here its file tells, of another one the catalog.
 
     Raises: BadParams for an unknown name, Missing or Unsupported when no spec can be had.
     """
     if name.startswith("gguf:"):
         return spec_from_header(read_header(source.locate(name), texts=False))
+    if name.startswith("ollama:"):
+        return _spec_of_tag(name)
     if name.startswith("spectral:"):
         raise Unsupported(
             f"models: memory of {name!r} is not predicted from its name",
@@ -105,6 +109,17 @@ def spec_of(name: str) -> Spec:
         trained = source.shapes().shape_architecture(name).trained_context
         return replace(spec, trained_context=trained)
     return spec
+
+
+def _spec_of_tag(name: str) -> Spec:
+    try:
+        file = source.locate(name)
+    except Missing as not_here:
+        try:
+            return spec_from_catalog(name)
+        except BadParams:
+            raise not_here from None
+    return spec_from_header(read_header(file, texts=False))
 
 
 def _formats(dtype: str, kv_dtype: str | None) -> tuple[cost.Format, int]:

@@ -24,7 +24,7 @@ def export_any(
 
     Raises: BadParams, Missing (llama.cpp for its types), Unsupported, StoreFailed.
     """
-    given = model.startswith("gguf:")
+    given = model.startswith(("gguf:", "ollama:"))
     if kind in KINDS and not given:
         return export(model, file, kind, force=force, tell=tell)
     _check_file_type(kind)

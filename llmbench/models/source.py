@@ -9,15 +9,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from llmbench import catalog
 from llmbench.errors import BadParams, Missing
 from llmbench.models.gguf_config import config_of
 from llmbench.models.gguf_tokenizer import tokenizer_of
 from llmbench.models.header import Header, read_header
+from llmbench.models.ollama_tags import damaged, tag_file
 from llmbench.models.tokenizer import Tokenizer, load_tokenizer
 
-ELSEWHERE = ("hf:", "ollama:")  # names of hubs: the catalog knows some, no weights come by them
 BUILTIN = Path(__file__).parent / "builtin"
+FORMS = ("builtin:", "shape:", "gguf:", "ollama:", "hf:", "spectral:")  # of names, not of paths
 
 
 @dataclass(frozen=True)
@@ -57,16 +57,19 @@ class ModelSource:
 
 
 def find_model(name: str) -> ModelSource:
-    """The model called `name`: `builtin:`, `shape:`, `gguf:<file>`, or a folder with safetensors.
+    """The model called `name`: `builtin:`, `shape:`, `gguf:<file>`, `ollama:<tag>`, or a folder.
 
     A `shape:` model is made when it is not there yet. Raises: BadParams when there is no such name
-    or its file is damaged, Missing when the folder lacks its files, StoreFailed when there is no
-    room to make it.
+    or its file is damaged, Missing when the folder lacks its files or the tag is not here,
+    StoreFailed when there is no room to make it.
     """
     place = shapes().make_shape(name) if name.startswith("shape:") else locate(name)
     if place.is_file():
         read_header(place, texts=False)  # refuse a damaged file before anything is made of it
-        return ModelSource(name, None, _sha256(((place, place.stat().st_mtime_ns),)), place)
+        sha256 = _sha256(((place, place.stat().st_mtime_ns),))
+        if name.startswith("ollama:") and place.name != f"sha256-{sha256}":
+            raise damaged(name, place)
+        return ModelSource(name, None, sha256, place)
     weights = sorted(place.glob("*.safetensors"))
     return ModelSource(name, place, _sha256(tuple((p, p.stat().st_mtime_ns) for p in weights)))
 
@@ -85,13 +88,15 @@ def locate(name: str) -> Path:
     """The folder or the GGUF file of the model called `name`; its content is not read.
 
     That of a `shape:` model is made by `find_model` only. Raises: BadParams when
-    there is no such name, Missing when the folder lacks its files.
+    there is no such name, Missing when the folder lacks its files or the tag is not here.
     """
     if name.startswith("shape:"):
         shapes().shape_architecture(name)
         return shapes().shape_folder(name)
     if name.startswith("gguf:"):
         return _file(name)
+    if name.startswith("ollama:"):
+        return tag_file(name)
     folder = _builtin(name) if name.startswith("builtin:") else _folder(name)
     if not any(folder.glob("*.safetensors")) or not (folder / "config.json").is_file():
         raise Missing(
@@ -100,6 +105,22 @@ def locate(name: str) -> Path:
             how="point to a Hugging Face folder, or convert its weights to safetensors",
         )
     return folder
+
+
+def weights_place(text: str) -> Path:
+    """Where the weights of a model's name lie; any other text is the path of a file or folder.
+
+    Raises: as `locate`, and Missing for a `shape:` model that is not made yet.
+    """
+    if not text.startswith(FORMS):
+        return Path(text).expanduser()
+    place = locate(text)
+    if not place.exists():
+        raise Missing(
+            f"models: {text} has no weights here yet: they are made when it is first used",
+            how=f"llmbench models {text} tells what it will need; llmbench generate {text}",
+        )
+    return place
 
 
 def shapes() -> ModuleType:
@@ -122,19 +143,19 @@ def _folder(name: str) -> Path:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
-    known = "hf: and ollama: names are known to predict and to models only; weights are read from"
     raise BadParams(
         f"models: no model {name!r}",
-        why=f"{known} a folder or a GGUF file" if name.startswith(ELSEWHERE) else
-            "it is neither builtin:<name>, shape:<name>, gguf:<file> nor a folder on this machine",
+        why="it is no builtin:<name>, shape:<name>, gguf:<file>, ollama:<tag>, and no folder here",
         how=f"use gguf:{name}" if folder.is_file() else _hint(name),
     )  # fmt: skip
 
 
 def _hint(name: str) -> str:
     """What to ask for in place of a name that is no folder."""
+    from llmbench import catalog
+
     hub = name.removeprefix("hf:") if name.startswith("hf:") else None
-    own = "gguf:<file>, or the path of a Hugging Face folder"
+    own = "gguf:<file>, ollama:<tag>, or the path of a Hugging Face folder"
     try:
         entry = catalog.model(name)
     except BadParams:
@@ -147,7 +168,7 @@ def _hint(name: str) -> str:
         what = "its architecture with made-up weights"
         asked = f"did you mean shape:{entry.name} ({what})? else " if made else ""
         kinds = f"use {own}"
-    fetched = f" (`hf download {hub} --local-dir FOLDER` makes one)" if hub else ""
+    fetched = f" (`llmbench pull {hub}` fetches one)" if hub else ""
     return f"{asked}{kinds}{fetched}"
 
 

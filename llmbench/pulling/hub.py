@@ -63,7 +63,7 @@ def _library() -> Any:
         from huggingface_hub.utils import disable_progress_bars
     except ImportError:
         raise Missing("pull: huggingface_hub is not installed",
-                      how="pip install 'llmbench[transformers]'") from None  # fmt: skip
+                      how="pip install 'llmbench[hub]'") from None  # fmt: skip
     disable_progress_bars()  # ours are shown
     return huggingface_hub
 

@@ -1,5 +1,6 @@
 """An Ollama tag → in the models folder of a server, which checks every byte it fetches."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 from llmbench import catalog
 from llmbench.engines.ollama_server import Server
 from llmbench.errors import BadParams, EngineLost, LlmbenchError, Missing, StoreFailed, StudyFailed
+from llmbench.models.source import locate
 from llmbench.progress import Progress
 from llmbench.pulling.room import check_room
 from llmbench.pulling.wanted import Pulled, Wanted
@@ -45,7 +47,7 @@ def pull_tag(want: Wanted, server: Server) -> Pulled:
             fetched = False
         if known is None:
             raise StudyFailed(f"pull: the server says it has fetched {want.name} and lists it not")
-        model = _file(client, want.name) or want.asked
+        model = _name(client, want.name)
     return Pulled(want.asked, model, known.digest or "", int(known.size or 0), fetched)
 
 
@@ -55,11 +57,21 @@ def _listed(client: Any, tag: str) -> Any | None:
     return next((one for one in client.list().models if one.model in names), None)
 
 
-def _file(client: Any, tag: str) -> str | None:
-    """`gguf:<file>` of the tag's weights where this user can read them."""
-    found = FROM.search(client.show(tag).modelfile or "")
-    path = Path(found[1]) if found else None
-    return f"gguf:{path}" if path and path.is_file() else None
+def _name(client: Any, tag: str) -> str:
+    """What finds the server's own file of the tag: `ollama:<tag>` or `gguf:<file>`.
+
+    Empty where this user cannot read that file: then no engine can serve it.
+    """
+    told = FROM.search(client.show(tag).modelfile or "")
+    file = Path(told[1]) if told else None
+    if not file or not os.access(file, os.R_OK):
+        return ""
+    try:
+        if locate(f"ollama:{tag}").samefile(file):
+            return f"ollama:{tag}"
+    except LlmbenchError:  # in a folder of models that is not looked into
+        pass
+    return f"gguf:{file}"
 
 
 def _fetch(client: Any, want: Wanted, server: Server) -> None:

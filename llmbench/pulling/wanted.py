@@ -35,7 +35,7 @@ class Pulled:
     """What lies on this machine now."""
 
     asked: str
-    model: str  # what `models:` takes: a folder, gguf:<file>, or the tag where no file is seen
+    model: str  # what `models:` takes: a folder, ollama:<tag>, gguf:<file>; "": no file to be read
     revision: str  # the commit of a hub, the digest of a tag
     nbytes: int
     fetched: bool  # now; else it was there

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -148,6 +149,33 @@ def test_a_server_that_is_there_is_used_and_left_alone(engine, ids):
     guest.close()
     assert list(engine.stream([ids], 4))
     assert engine.told().flags == ("reloaded",)  # there is room for one model at a time
+
+
+@pytest.fixture
+def tag(engine):
+    """A tag of the server's own, as a pull would leave it."""
+    import ollama as package
+
+    client = package.Client(host=engine.server.address)
+    client.copy(engine._model, "llmbench-test/tiny:f32")
+    yield "ollama:llmbench-test/tiny:f32"
+    client.delete("llmbench-test/tiny:f32")
+
+
+def test_a_tag_is_the_bytes_that_the_server_has(engine, ids, tag, monkeypatch):
+    """Each engine reads the server's own file, and no server is sent what it has."""
+    source, answers = find_model(tag), {}
+    assert source.sha256 == find_model(f"gguf:{source.file}").sha256
+    for name in ("edge", "ollama"):
+        with llmbench.load(tag, engine=name, threads=1) as loaded:
+            assert loaded.tokenizer.encode(" the name of the file") == ids
+            answers[name] = [token.id for token in loaded.stream(ids, 32)]
+    assert answers["ollama"] == answers["edge"] == [token for [token] in engine.stream([ids], 32)]
+    monkeypatch.setattr("ollama.Client.create_blob", lambda *given: pytest.fail("sent again"))
+    monkeypatch.setattr("ollama.Client.list", lambda client: SimpleNamespace(models=[]))
+    guest = OllamaEngine()
+    guest.load(source, {"host": engine.server.address, "threads": 1})
+    assert guest._model == engine._model
 
 
 def test_a_runner_that_dies_amid_an_answer_is_a_lost_engine(engine, ids):

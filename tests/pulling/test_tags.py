@@ -4,11 +4,14 @@ import shutil
 
 import pytest
 
+from llmbench.cli.show import pulled_row
 from llmbench.engines.ollama_server import Server, attach
 from llmbench.errors import BadParams, EngineLost, LlmbenchError, Missing, StoreFailed, StudyFailed
 from llmbench.pulling import pull
 from llmbench.pulling.tags import pull_tag
 from llmbench.pulling.wanted import Wanted
+from tests.gguf_bytes import small_model
+from tests.ollama_folders import add_tag
 from tests.pulling.doubles import Registry, RegistryHandler, serving
 
 pytest.importorskip("ollama")
@@ -45,8 +48,18 @@ def test_a_tag_is_fetched_once_and_its_file_named(registry, server, tmp_path):
     assert (first.nbytes, first.weights) == (registry.size, "ab" * 6)
 
 
-def test_a_file_that_cannot_be_seen_leaves_the_tag(registry, server):
+def test_a_tag_that_is_found_by_its_name_is_called_so(registry, server, tmp_path, monkeypatch):
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path))
+    registry.blob = str(add_tag(tmp_path, WANT.name, small_model()))
     assert pull_tag(WANT, server).model == "ollama:qwen2.5:0.5b"
+    registry.blob = str(add_tag(tmp_path / "elsewhere", WANT.name, small_model()))
+    assert pull_tag(WANT, server).model == f"gguf:{registry.blob}"
+
+
+def test_a_file_that_cannot_be_seen_has_no_name_here(registry, server):
+    pulled = pull_tag(WANT, server)
+    assert pulled.model == ""
+    assert "cannot be read" in pulled_row(pulled)["name it"]
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,14 @@ import platform
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
 
 import psutil
 
 from llmbench import hardware
+from llmbench.diagnosis.engines import engine_findings
+from llmbench.diagnosis.finding import Finding
 from llmbench.errors import BadParams, Missing
 from llmbench.kept_roofs import keep
 from llmbench.store import outputs_root
@@ -29,10 +29,12 @@ PACKAGES = (
     ("pandas", "pandas", "2.2", "3", "pip install 'pandas>=2.2'"),
     ("torch", "torch", "2.6", "2.13", "pip install 'llmbench[transformers]'"),
     ("transformers", "transformers", "5", "5.23", "pip install 'llmbench[transformers]'"),
-    ("bitsandbytes", "bitsandbytes", "0.45", "0.50", "pip install bitsandbytes"),
+    ("bitsandbytes", "bitsandbytes", "0.49", "0.50", "pip install 'llmbench[bnb]'"),
+    ("gguf", "gguf", "0.17", "0.19", "pip install 'llmbench[gguf]'"),
+    ("huggingface_hub", "huggingface_hub", "1", "2.4", "pip install 'llmbench[hub]'"),
     ("ollama", "ollama", "0.6", "0.6", "pip install 'llmbench[ollama]'"),
-    ("papermill", "papermill", "2.6", "2.7", "pip install papermill"),
-    ("jupyterlab", "jupyterlab", "4", "4", "pip install jupyterlab"),
+    ("papermill", "papermill", "2.6", "2.7", "pip install 'llmbench[notebooks]'"),
+    ("jupyterlab", "jupyterlab", "4", "4", "pip install 'llmbench[lab]'"),
     ("nvidia-ml-py", "pynvml", "12", "13", "pip install nvidia-ml-py"),
 )
 PROGRAMS = (
@@ -43,16 +45,6 @@ PROGRAMS = (
 )
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at: what was found, and the command or act that mends it when needed."""
-
-    subject: str
-    state: Literal["ok", "missing", "warning"]
-    detail: str
-    remedy: str = ""
-
-
 def doctor(probe: bool = False, outputs: Path | None = None) -> list[Finding]:
     """Everything that a run may need, looked at in well under a second.
 
@@ -60,7 +52,7 @@ def doctor(probe: bool = False, outputs: Path | None = None) -> list[Finding]:
     """
     place = outputs or outputs_root()
     found = [_python(), _disk(place), _file_system(place), _memory(), *_cpu(), *_packages()]
-    found += [*_gpus(), *_programs(), _ollama(), _ollama_server()]
+    found += [*_gpus(), *_programs(), *engine_findings(), _ollama(), _ollama_server()]
     return [*found, _roofs()] if probe else found
 
 

@@ -40,7 +40,7 @@ COLUMNS = [
     "prompt_tokens", "context_len", "output_tokens", "device", "threads", "seed", "options",
     "process_run", "child", "block", "repeat", "status", "reason", "flags", "measured_at",
     "sequence", "environment",
-    "fingerprint", "impl", "attention_impl", "weight_format", "weight_bytes", "kv_format",
+    "fingerprint", "impl", "attention_impl", "weight_format", "file_sha256", "weight_bytes", "kv_format",
     "kv_bytes_per_token", "load_s", "ttft_s", "prefill_s", "tpot_s", "e2e_s", "warmups",
     "warmup_s", "itl_s",
     "prefill_tok_per_s", "decode_tok_per_s", "mbu", "mfu", "machine_busy_share", "kv_read_bytes",
@@ -132,7 +132,8 @@ def measured(rows: Sequence[dict], environments: Mapping[str, Mapping], run: str
         | {name: row.column(name, object)
            for name in ("status", "reason", "measured_at", "environment")}
         | {name: served.column(name, object)
-           for name in ("impl", "attention_impl", "weight_format", "kv_format")}
+           for name in ("impl", "attention_impl", "weight_format", "file_sha256",
+                        "kv_format")}
         | {name: served.column(name, float)
            for name in ("weight_bytes", "kv_bytes_per_token", "load_s")}
         | {name: memory.column(name, float)

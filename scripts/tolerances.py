@@ -4,7 +4,7 @@
 
 Every engine is held against edge in float32 on the same weights: the largest difference of a
 log-probability among the twenty likeliest tokens, after the audits' prefixes and
-one of 512. Each has a process of its own. Needs `make llamacpp` and `make ollama`. Without FILE
+two long ones. Each has a process of its own. Needs `make llamacpp` and `make ollama`. Without FILE
 the package's own is written.
 """
 
@@ -26,7 +26,7 @@ from llmbench.workload import audit_prefixes
 
 MODELS = ("builtin:tiny", "shape:smollm-135m")
 KINDS = ("F32", "BF16", "F16", "Q8_0", "Q4_0", "Q4_K_M", "Q6_K")
-LONG = 512  # tokens of the longest prefix
+LONG = (512, 1800)  # tokens of the longest prefixes
 SIDES = (
     ("edge", {"dtype": "bfloat16"}),
     ("edge", {"dtype": "float16"}),
@@ -60,7 +60,7 @@ def rows_of(model: str, kind: str, folder: Path) -> list[dict]:
     written = folder / f"{model.partition(':')[2]}-{kind}.gguf"
     file = f"gguf:{export_any(model, written, kind)}"
     text = audit_prefixes(find_model(model).tokenizer)
-    prefixes = [*text, (text[-1] * (LONG // len(text[-1]) + 1))[:LONG]]
+    prefixes = [*text, *((text[-1] * (n // len(text[-1]) + 1))[:n] for n in LONG)]
     reference = alone("edge", file, {}, prefixes)
     made = []
     for engine, options in SIDES:

@@ -165,7 +165,7 @@ class OllamaEngine:
         tokenizer = model.tokenizer
         self._fillers = [(i, tokenizer.decode([i])) for i in tokenizer.plain_ids[:2]]
         self._usual_load_s = math.inf
-        self.texts = Texts(tokenizer, self._learn_bos(card.file))
+        self.texts = Texts(tokenizer, self._learn_bos(card.file, tokenizer.bos))
         self._before = self._loaded()
         self._check_window()
         return load_s
@@ -186,10 +186,10 @@ class OllamaEngine:
             versions={"ollama": self.server.version, "ollama-python": version("ollama")},
         )  # fmt: skip
 
-    def _learn_bos(self, file: Path) -> int | None:
+    def _learn_bos(self, file: Path, wanted: int | None) -> int | None:
         """The token that the server puts before each text, if it does: it counts one more then.
 
-        Raises: Unsupported when its count of a word differs otherwise.
+        Raises: Unsupported when that is not what the model wants, or its count differs otherwise.
         """
         counted = self._empty_cache(None)
         if counted not in (1, 2):
@@ -197,8 +197,14 @@ class OllamaEngine:
                 f"engine ollama: the server reads {counted} tokens where the tokenizer has one",
                 why="its tokenizer and the model's are not the same",
             )
-        told = read_header(file, texts=False).metadata
-        return told.get("tokenizer.ggml.bos_token_id") if counted == 2 else None
+        told = read_header(file, texts=False).metadata.get("tokenizer.ggml.bos_token_id")
+        begins = told if counted == 2 else None
+        if begins != wanted:
+            raise Unsupported(
+                "engine ollama: the server begins every text otherwise than the model's tokenizer",
+                why=f"it puts token {begins} first, where the model's file says {wanted}",
+            )
+        return begins
 
     def _empty_cache(self, first: int | None) -> int:
         """Put a word other than `first` in the cache's place; how many tokens the server read."""

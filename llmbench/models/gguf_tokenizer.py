@@ -37,6 +37,7 @@ class Rule:
     splits: tuple[str, ...]
     whole_words: bool = False  # a piece that is itself a token is not merged from its bytes
     nfc: bool = False  # text is composed first
+    bos: bool = False  # a text begins with that token when the file does not say
 
 
 # Source: the tokenizer.json of the models that llama.cpp's converter gives these names
@@ -45,10 +46,12 @@ RULES = {
     "default": Rule((r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
     **dict.fromkeys(("gpt-2", "phi-2", "olmo", "mpt"), Rule((GPT2,))),
     **dict.fromkeys(("smollm", "starcoder", "refact"), Rule((r"\p{N}", GPT2))),
-    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3"), Rule((LLAMA3,), whole_words=True)),
+    **dict.fromkeys(
+        ("llama-bpe", "llama3", "llama-v3"), Rule((LLAMA3,), whole_words=True, bos=True)
+    ),
     **dict.fromkeys(("dbrx", "smaug-bpe"), Rule((LLAMA3,))),
     **dict.fromkeys(("qwen2", "deepseek-r1-qwen"), Rule((QWEN2,), nfc=True)),
-    "tekken": Rule((TEKKEN,), whole_words=True),
+    "tekken": Rule((TEKKEN,), whole_words=True, bos=True),
     "gpt-4o": Rule((GPT4O,)),
 }
 
@@ -69,7 +72,8 @@ def tokenizer_of(metadata: Mapping[str, Any]) -> Tokenizer:
     kinds = _numbers(told, "token_type", len(tokens))
     backend = BACKENDS[kind](told, tokens, kinds)
     _mark(backend, tokens, kinds)
-    first = told.get("add_bos_token", kind == "llama")  # llama.cpp's defaults of the two kinds
+    rule = RULES.get(told.get("pre")) if kind == "gpt2" else None
+    first = told.get("add_bos_token", rule.bos if rule else kind == "llama")
     return Tokenizer(backend, told.get("bos_token_id") if first else None)
 
 

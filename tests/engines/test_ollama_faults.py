@@ -15,7 +15,7 @@ from llmbench.engines.ollama import OllamaEngine
 from llmbench.engines.ollama_text import UNKNOWN
 from llmbench.errors import BadParams, EngineLost, Missing, OutOfMemory, Refused, Unsupported
 from llmbench.models.source import find_model
-from llmbench.models.tokenizer import load_tokenizer
+from llmbench.models.tokenizer import Tokenizer, load_tokenizer
 from llmbench.profilers.clock import MonotonicClock
 from llmbench.record import Repeat
 from llmbench.timing import time_repeat
@@ -280,9 +280,11 @@ def test_21_a_truncated_prompt_is_incorrect(engine, double, ids, counted):
 
 
 def test_21_the_token_that_a_server_puts_first_is_understood(double, tokenizer, ids):
-    double.more = 1
-    engine = loaded(double)
-    bos = tokenizer.special_ids[0]
+    double.more, bos = 1, tokenizer.special_ids[0]
+    source = find_model("builtin:tiny")
+    source.__dict__["tokenizer"] = Tokenizer(tokenizer._backend, bos)  # in place of the cached one
+    engine = OllamaEngine()
+    engine.load(source, {"host": double.host, "deadlines": QUICK})
     for asked in (ids, [bos, *ids]):  # it is sent in neither
         steps(engine, asked)
         assert double.prompts[-1] == tokenizer.decode(ids)
@@ -290,6 +292,12 @@ def test_21_the_token_that_a_server_puts_first_is_understood(double, tokenizer, 
     double.final = {"prompt_eval_count": len(ids)}
     steps(engine, ids)
     assert engine.told().flags == ("incorrect",)
+
+
+def test_21_a_server_that_begins_texts_otherwise_than_the_model_is_unsupported(double):
+    double.more = 1
+    with pytest.raises(Unsupported, match="puts token 0 first, where the model's file says None"):
+        loaded(double)
 
 
 def test_21_a_server_with_another_tokenizer_is_unsupported(double):

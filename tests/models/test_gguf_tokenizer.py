@@ -273,7 +273,7 @@ def test_a_header_read_without_texts_has_no_tokenizer():
 
 
 @pytest.mark.parametrize(("kind", "told", "first"), [
-    ("gpt2", {}, []), ("gpt2", {"add_bos_token": True}, [1]),
+    ("gpt2", {}, []), ("gpt2", {"add_bos_token": True}, [1]), ("gpt2", {"pre": "llama-bpe"}, [1]),
     ("llama", {}, [1]), ("llama", {"add_bos_token": False}, []),
 ])  # fmt: skip
 def test_a_text_begins_as_the_file_says_or_as_its_kind_does(kind, told, first):

@@ -1,8 +1,8 @@
 """Do two engines say the same? Log-probabilities, decoded tokens, and the answers that were timed.
 
 Each side may miss the exact value by its own error, and what is allowed is the sum of both. A
-side's own error is twice the largest that `tolerances.json` holds for weights and cache in its
-numbers: what `scripts/tolerances.py` measured against float32 on the same files.
+side's own error is twice the largest that `tolerances.json` holds for its engine and its numbers:
+what `scripts/tolerances.py` measured against float32 on the same files.
 """
 
 import json
@@ -46,7 +46,9 @@ def outputs_agree(sides: Sides) -> Check:
 
 def _own_error(side: pd.DataFrame) -> float:
     """What one side's log-probabilities may miss, by the numbers it says it computes with."""
-    return max(own_error(weights, kept) for weights, kept in _numbers(side))
+    engines = set(side["engine"]) if "engine" in side else {""}
+    return max(own_error(engine, weights, kept)
+               for weights, kept in _numbers(side) for engine in engines)  # fmt: skip
 
 
 def _numbers(side: pd.DataFrame) -> set[tuple[str, str]]:
@@ -59,16 +61,16 @@ def _numbers(side: pd.DataFrame) -> set[tuple[str, str]]:
 
 
 @cache
-def own_error(weights: str, kept: str) -> float:
-    """What weights in `weights` with a cache in `kept` may miss; what was not measured, the most.
+def own_error(engine: str, weights: str, kept: str) -> float:
+    """What weights in `weights` with a cache in `kept` may miss, in natural log-probabilities.
 
-    Natural log-probabilities of the twenty likeliest tokens.
+    As measured of that engine; else of any with such numbers; of others the most of all.
     """
-    seen = {(row["weights"], row["cache"]): [] for row in _measured()}
-    for row in _measured():
-        seen[row["weights"], row["cache"]].append(row["apart"])
-    most = max(seen.get((weights, kept)) or [apart for some in seen.values() for apart in some])
-    return max(LEAST, TIMES * most) if (weights, kept) != (EXACT, EXACT) else LEAST
+    if (weights, kept) == (EXACT, EXACT):
+        return LEAST
+    alike = [row for row in _measured() if (row["weights"], row["cache"]) == (weights, kept)]
+    its = [row for row in alike if row["engine"] == engine]
+    return max(LEAST, TIMES * max(row["apart"] for row in its or alike or _measured()))
 
 
 @cache

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import signal
 import sys
 from pathlib import Path
 
@@ -93,6 +92,9 @@ def test_a_card_has_no_bracket_and_no_raw_bytes():
     assert re.search(r"memory for 2,048 tokens +324 MiB\n", done.output)
     assert not set("[]{}") & set(done.output)
     assert "HuggingFaceTB/SmolLM-135M\n" in done.output
+    assert (
+        re.search(r"trained context +2,048 tokens\n", done.output) and "_layers" not in done.output
+    )
 
 
 def test_models_points_an_unknown_name_to_names():
@@ -126,18 +128,6 @@ def test_generate_warns_of_a_shape_and_of_no_other(monkeypatch):
         for words in ([], ["--json"]):
             done = CliRunner().invoke(cli.commands, ["generate", name, *words])
             assert ("its weights are made up" in done.stderr) == warned
-
-
-def test_ctrl_c_before_the_first_word_says_stopped_too(monkeypatch, capsys):
-    def interrupted(*given, **options):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(llmbench, "generate", interrupted, raising=False)
-    monkeypatch.setattr(signal, "signal", lambda *given: None)
-    monkeypatch.setattr(sys, "argv", ["llmbench", "generate", "builtin:tiny"])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert (ended.value.code, capsys.readouterr().err) == (130, "llmbench: stopped\n")
 
 
 # -- runs ------------------------------------------------------------------------------------------
@@ -183,8 +173,38 @@ def test_growth_is_told_of_studies_about_growth(capsys):
 def test_flags_are_counted_by_row_and_by_name():
     frame = pd.DataFrame({"flags": [("preview",), ("preview", "cold"), (), ("unsteady",)]})
     assert runs.told(runs.flagged(frame), "are flagged") == (
-        "3 of 4 rows are flagged: cold 1, preview 2, unsteady 1"
+        "3 of 4 rows are flagged: cold 1 (not warmed up); preview 2 (too few blocks for a claim); "
+        "unsteady 1 (its process changed its speed by 1 % or more and stayed there; a label only)"
     )
     counted = runs.flagged(frame, but=runs.SURENESS)
     assert (counted["rows"], counted["flags"]) == (2, {"cold": 1, "preview": 2})
     assert runs.told(runs.flagged(frame[2:3]), "are flagged") == "0 of 1 rows are flagged"
+
+
+# -- Ctrl-C ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "last"),
+    [
+        (["generate", "builtin:tiny"], "kept: nothing; generate writes no file"),
+        (["models"], "go on: the same command"),
+        (["run", "p.yaml"], "kept: every finished repeat\ngo on: the same command"),
+        (["measure", "scaling"], "kept: every finished repeat\ngo on: the same command"),
+    ],
+)
+def test_ctrl_c_says_what_is_kept_and_ends_with_130(words, last, monkeypatch, capsys):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    for place in ("llmbench.run", "llmbench.generate", "llmbench.sweep.measure_study",
+                  "llmbench.models.cards.models"):  # fmt: skip
+        monkeypatch.setattr(place, stop, raising=False)
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    monkeypatch.setattr("sys.argv", ["llmbench", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 130
+    said = capsys.readouterr().err.strip()
+    assert said.endswith(f"llmbench: stopped by Ctrl-C\n{last}")
+    assert ("every finished repeat" in said) == (words[0] in ("run", "measure"))

@@ -74,15 +74,26 @@ def test_a_document_may_come_from_stdin():
     assert "prompt is empty" in command(*words, stdin="").stderr
 
 
-def test_ctrl_c_keeps_nothing_and_says_only_stopped():
-    words = [sys.executable, "-m", "llmbench", "generate", "builtin:tiny", "--tokens", "2000"]
+@pytest.mark.parametrize("more", [[], ["--chunks", "--window", "2010"]])
+def test_ctrl_c_says_that_nothing_is_kept(more):
+    words = [
+        sys.executable,
+        "-m",
+        "llmbench",
+        "generate",
+        "builtin:tiny",
+        "--tokens",
+        "2000",
+        *more,
+    ]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.read(40)
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=60)[1].decode()
     assert process.returncode == 130
-    assert said.splitlines()[-1] == "llmbench: stopped"
-    assert "kept" not in said and "go on" not in said
+    told = ["llmbench: stopped by Ctrl-C", "kept: nothing; generate writes no file"]
+    assert said.splitlines()[-2:] == told
+    assert "Traceback" not in said and "go on" not in said
 
 
 @pytest.mark.parametrize(
@@ -91,6 +102,8 @@ def test_ctrl_c_keeps_nothing_and_says_only_stopped():
         (["builtin:tinny"], "did you mean builtin:tiny?"),
         (["smollm-135m"], "did you mean shape:smollm-135m "),
         (["smollm:135m"], "did you mean shape:smollm-135m "),
+        (["shape:smolm"], "did you mean shape:smollm-135m?"),
+        (["shape:nope"], "did you mean shape:"),
         (["smolm-135m"], "did you mean shape:smollm-135m?"),
         (["gpt2"], "shape:<name> (`llmbench models` lists them), gguf:<file>"),
         (["hf:gpt2"], "`llmbench pull gpt2` fetches one"),

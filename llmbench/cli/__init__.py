@@ -24,8 +24,9 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except Stopped:
-        click.echo("llmbench: stopped", err=True)
+    except Stopped as stopped:
+        kept = f"kept: {stopped.kept}" if stopped.kept else "go on: the same command"
+        click.echo(f"llmbench: stopped by Ctrl-C\n{kept}", err=True)
         sys.exit(130)
     except (KeyboardInterrupt, click.Abort):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one must not spoil the ending

@@ -1,6 +1,7 @@
 """The group that every command joins, and the options that several of them share."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,10 +17,30 @@ set_option = click.option(
 
 
 class Stopped(click.Abort):
-    """Ctrl-C while nothing was to be kept, so that nothing goes on."""
+    """Ctrl-C in a command that keeps no repeats; `kept` says what is left of its work, if known."""
+
+    def __init__(self, kept: str = "") -> None:
+        super().__init__()
+        self.kept = kept
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class Commands(click.Group):
+    """The group; Ctrl-C in a command that keeps no repeats is told apart from one that does."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """What the command gives. Raises: Stopped on Ctrl-C, unless repeats were being kept."""
+        try:
+            return super().invoke(context)
+        except (KeyboardInterrupt, click.Abort):
+            if context.invoked_subcommand in ("run", "measure", "validate"):
+                raise
+            generating = context.invoked_subcommand == "generate"
+            raise Stopped("nothing; generate writes no file" if generating else "") from None
+
+
+@click.group(
+    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(llmbench.__version__, prog_name="llmbench")
 def commands() -> None:
     """Measure language models so that a hostile reader believes the numbers.

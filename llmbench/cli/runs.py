@@ -51,8 +51,11 @@ def flagged(frame: Any, *, but: Collection[str] = ()) -> dict[str, Any]:
 
 
 def told(counted: Mapping[str, Any], what: str) -> str:
-    """'24 of 24 rows are flagged: contaminated 3, preview 24'; `what` is said of the rows."""
-    flags = ", ".join(f"{flag} {rows:,}" for flag, rows in counted["flags"].items())
+    """'1 of 8 rows are flagged: cold 1 (not warmed up)'; `what` is said of the rows."""
+    from llmbench.findings.circumstances import FLAGS
+
+    flags = "; ".join(f"{flag} {rows:,} ({FLAGS[flag]})" if flag in FLAGS else f"{flag} {rows:,}"
+                      for flag, rows in counted["flags"].items())  # fmt: skip
     said = f"{counted['rows']:,} of {counted['of']:,} rows {what}"
     return f"{said}: {flags}" if flags else said
 

@@ -31,9 +31,12 @@ def _words(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int | float):
-        return nbytes(value) if name.endswith("bytes") else f"{value:,.10g}"
+        unit = " tokens" * name.replace("_", " ").endswith("context")
+        return nbytes(value) if name.endswith("bytes") else f"{value:,.10g}{unit}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_words(key, some)}" for key, some in value.items())
+        named = {str(key): some for key, some in value.items()}
+        return ", ".join(f"{key.replace('_', ' ')} {_words(key, some)}"
+                         for key, some in named.items())  # fmt: skip
     if isinstance(value, list | tuple):
         return ", ".join(_words(name, some) for some in value)
     return str(value)

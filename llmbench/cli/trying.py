@@ -7,7 +7,7 @@ import click
 
 import llmbench
 from llmbench.cli import show
-from llmbench.cli.group import Stopped, as_json, commands
+from llmbench.cli.group import as_json, commands
 
 
 @commands.command()
@@ -72,13 +72,10 @@ def generate(
         return _in_pieces(model, text, given | {"overlap": overlap}, as_json)
     told = (lambda piece: None) if as_json else show.stream(text)
     told = show.made_up(model, told) if model.startswith("shape:") else told
-    try:
-        tried = llmbench.generate(model, text, show=told, **given)
-    except KeyboardInterrupt:
-        raise Stopped from None
+    tried = llmbench.generate(model, text, show=told, **given)
     show.trial(tried, as_json)
     if not tried.complete:
-        raise Stopped
+        raise click.Abort
 
 
 def _in_pieces(model: str, text: str, given: dict[str, Any], as_json: bool) -> None:

@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ SPARE = 64 << 20  # bytes of disk that are left free
 
 def shape_architecture(name: str) -> catalog.Architecture:
     """The architecture behind `shape:<name>`. Raises: BadParams, Unsupported."""
-    entry = catalog.model(name.removeprefix("shape:"))
+    entry = _entry(name)
     found = entry.architecture
     if found is None or found.model_type not in FAMILIES:
         kind = found.model_type if found else "no transformer"
@@ -53,6 +54,17 @@ def shape_architecture(name: str) -> catalog.Architecture:
             "it has experts, or a rotary scaling other than Llama 3's")  # fmt: skip
         raise Unsupported(f"models: no made-up weights are made of {name}", why=why)
     return found
+
+
+def _entry(name: str) -> catalog.CatalogModel:
+    """Raises: BadParams with the nearest `shape:` name for one that is none."""
+    bare = name.removeprefix("shape:")
+    try:
+        return catalog.model(bare)
+    except BadParams:
+        near = get_close_matches(bare.lower(), known_shapes(), n=1, cutoff=0.0)
+        raise BadParams(f"models: no model 'shape:{bare}'", how=f"did you mean shape:{near[0]}? "
+                        "`llmbench models` lists all") from None  # fmt: skip
 
 
 def cache_folder() -> Path:
@@ -179,7 +191,7 @@ def padded_tokenizer(vocab_size: int) -> dict[str, Any]:
 
 def _plain(name: str) -> str:
     """The catalog's own name: aliases are one model."""
-    return catalog.model(name.removeprefix("shape:")).name
+    return _entry(name).name
 
 
 def bytes_to_make(name: str) -> int:

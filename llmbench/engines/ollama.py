@@ -16,11 +16,12 @@ from pydantic import Field
 
 from llmbench.engines.base import Told
 from llmbench.engines.ollama_checks import REPEATS, Asked, Loaded, Seen, told_of
-from llmbench.engines.ollama_models import create, sha256_of
+from llmbench.engines.ollama_models import make
 from llmbench.engines.ollama_server import Server, host_from_environment, open_server
 from llmbench.engines.ollama_text import UNKNOWN, Texts
 from llmbench.engines.ollama_wire import Deadlines, Wire
 from llmbench.errors import BadParams, EngineLost, Refused, Unsupported
+from llmbench.models.checksum import sha256_of
 from llmbench.models.file_card import Card, file_card
 from llmbench.models.gguf_cache import ExportType, file_of
 from llmbench.models.header import read_header
@@ -153,7 +154,8 @@ class OllamaEngine:
         server, trained = self.server, card.facts.trained_context or WINDOW
         self._wire = Wire(server.host, server.port, self.options.deadlines, server.last_words)
         sha256 = model.sha256 if model.file else sha256_of(card.file)
-        self._model, self._on_gpu = create(server, card.file, sha256), on_gpu
+        self.made = make(server, card.file, sha256)
+        self._model, self._on_gpu = self.made.name, on_gpu
         self._settings = GREEDY | {
             "num_ctx": self.options.num_ctx or self.window or min(trained, WINDOW),
             "num_batch": self.options.num_batch, "num_thread": threads,
@@ -178,6 +180,7 @@ class OllamaEngine:
             engine=self.name, impl="own server" if own else self.server.address,
             attention_impl=self.server.attention_impl, build=self.server.build,
             weight_format=stored_as(header), weight_bytes=card.weight_bytes,
+            file_sha256=self.made.sha256,
             kv_format="float16" if own else None,
             kv_bytes_per_token=card.kv_bytes_per_token if own else None,  # ours keeps it in F16
             layer_classes={f"{row.tensor_class} {row.kind}": row.tensors for row in card.tensors},

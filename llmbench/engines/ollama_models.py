@@ -1,51 +1,82 @@
 """A GGUF file → a model of an Ollama server, made once and named by its bytes."""
 
-import hashlib
 import os
+import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from llmbench.engines.ollama_server import Server
-from llmbench.errors import EngineLost, StudyFailed, Unsupported
+from llmbench.engines.ollama_server import Server, is_loopback
+from llmbench.errors import BadParams, EngineLost, StudyFailed, Unsupported
+from llmbench.models.checksum import exports_folder, sha256_of
 
 TEMPLATE = "{{ .Prompt }}"
 CREATE_LIMIT_S = 3600.0
+FROM = re.compile(r"^FROM (/.*/sha256-[0-9a-f]{64})$", re.MULTILINE)
 
 
-def sha256_of(file: Path) -> str:
-    """What the server calls the file."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+@dataclass(frozen=True)
+class Made:
+    """A model of the server, and the file it is made of, as far as this machine can read it."""
+
+    name: str
+    blob: Path | None
+    sha256: str | None  # of the blob's bytes, read when the model was made or found
 
 
-def create(server: Server, file: Path, sha256: str) -> str:
-    """The name of a model with the bytes of `file` alone: no stop words, no template of its own.
+def make(server: Server, file: Path, sha256: str) -> Made:
+    """The model with the bytes of `file` alone: no stop words, no template of its own.
 
-    Raises: Unsupported when the server does not take the file, EngineLost when it went away.
+    Of our own server a blob with other bytes is replaced, and that is told.
+    Raises: Unsupported when the server does not take the file, BadParams when another's server
+    holds other bytes under this sha256, EngineLost when it went away.
     """
     import ollama
 
     name = f"llmbench-{sha256[:24]}"
     with client_errors(server):
         client = ollama.Client(host=server.address, timeout=CREATE_LIMIT_S)
-        if any(model.model == f"{name}:latest" for model in client.list().models):
-            return name
-        if not _linked(server, file, sha256) and not _has(server, sha256):
+        listed = any(model.model == f"{name}:latest" for model in client.list().models)
+        if not _holds(server, file, sha256, listed=listed):
             client.create_blob(file)
-        client.create(model=name, files={file.name: f"sha256:{sha256}"}, template=TEMPLATE)
-    return name
+        if not listed:
+            client.create(model=name, files={file.name: f"sha256:{sha256}"}, template=TEMPLATE)
+        blob = _blob(server, name)
+    found = blob and sha256_of(blob)
+    if blob and blob.name != f"sha256-{found}":
+        raise BadParams(f"engine ollama: the server serves other bytes than those of {file.name}",
+                        why=f"the sha256 of {blob} is {found}",
+                        how=f"`ollama rm {name}`, remove that file, and try again")  # fmt: skip
+    return Made(name, blob, found)
 
 
-def _linked(server: Server, file: Path, sha256: str) -> bool:
-    """Whether our server's own folder has the file without a second copy of its bytes."""
+def _holds(server: Server, file: Path, sha256: str, *, listed: bool) -> bool:
+    """Whether the server has these bytes; in our own server's folder they are read, not trusted.
+
+    A file of a person is never linked: what is written to it later would be written to the blob.
+    """
     if server.models is None:
-        return False
+        return listed or _has(server, sha256)
     blob = server.models / "blobs" / f"sha256-{sha256}"
+    if blob.is_file():
+        if sha256_of(blob) == sha256:
+            return True
+        blob.unlink()
+        print(f"engine ollama: {blob.name} held other bytes and is replaced",
+              file=sys.stderr, flush=True)  # fmt: skip
+    return file.parent == exports_folder() and _linked(file, blob, sha256)
+
+
+def _linked(file: Path, blob: Path, sha256: str) -> bool:
+    """Whether a kept export of ours, which nobody else writes, is linked as `blob`."""
+    if sha256_of(file) != sha256:
+        return False
     try:
         blob.parent.mkdir(parents=True, exist_ok=True)
         os.link(file, blob)
-    except FileExistsError:
+    except FileExistsError:  # another process was first; what it holds is read afterwards
         return True
     except OSError:  # another file system: the bytes are sent instead
         return False
@@ -58,6 +89,16 @@ def _has(server: Server, sha256: str) -> bool:
 
     answer = httpx.head(f"{server.address}/api/blobs/sha256:{sha256}", trust_env=False)
     return answer.status_code == 200
+
+
+def _blob(server: Server, name: str) -> Path | None:
+    """The file that the server says a model is made of; None when it cannot be read here."""
+    import httpx
+
+    answer = httpx.post(f"{server.address}/api/show", json={"model": name}, trust_env=False)
+    told = FROM.search(answer.json().get("modelfile") or "") if answer.is_success else None
+    blob = Path(told[1]) if told and is_loopback(server.host) else None
+    return blob if blob and blob.is_file() and os.access(blob, os.R_OK) else None
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from llmbench.errors import BadParams, Missing
+from llmbench.models.checksum import sha256_of
 from llmbench.models.gguf_config import config_of
 from llmbench.models.gguf_tokenizer import tokenizer_of
 from llmbench.models.header import Header, read_header
@@ -66,7 +67,7 @@ def find_model(name: str) -> ModelSource:
     place = shapes().make_shape(name) if name.startswith("shape:") else locate(name)
     if place.is_file():
         read_header(place, texts=False)  # refuse a damaged file before anything is made of it
-        sha256 = _sha256(((place, place.stat().st_mtime_ns),))
+        sha256 = sha256_of(place)
         if name.startswith("ollama:") and place.name != f"sha256-{sha256}":
             raise damaged(name, place)
         return ModelSource(name, None, sha256, place)

@@ -17,6 +17,8 @@ import llmbench
 from llmbench.engines import ollama, ollama_server
 from llmbench.engines.ollama import OllamaEngine
 from llmbench.errors import EngineLost, Missing, Unsupported
+from llmbench.models.checksum import sha256_of
+from llmbench.models.export import export
 from llmbench.models.source import BUILTIN, find_model
 from llmbench.profilers.clock import MonotonicClock
 from llmbench.profilers.memory import tree_bytes
@@ -272,7 +274,7 @@ def test_the_tree_is_of_all_that_serve(engine):
 
 def test_a_file_that_the_server_does_not_know_is_unsupported(engine, tmp_path):
     gguf = pytest.importorskip("gguf")
-    from llmbench.engines.ollama_models import create, sha256_of
+    from llmbench.engines.ollama_models import make
 
     file = tmp_path / "odd.gguf"
     writer = gguf.GGUFWriter(str(file), "oddity")
@@ -281,10 +283,47 @@ def test_a_file_that_the_server_does_not_know_is_unsupported(engine, tmp_path):
     for step in (writer.write_header_to_file, writer.write_kv_data_to_file,
                  writer.write_tensors_to_file, writer.close):  # fmt: skip
         step()
-    name = create(engine.server, file, sha256_of(file))
-    engine._model = name
+    engine._model = make(engine.server, file, sha256_of(file)).name
     with pytest.raises(Unsupported, match="unknown model architecture"):
         engine._final(engine._body("", 1))
+
+
+def top_three(file):
+    """The likeliest tokens of a fresh server's model, and the sha256 that it serves."""
+    engine = OllamaEngine()
+    try:
+        served = engine.load(find_model(f"gguf:{file}"), {"threads": 1, "num_ctx": 64})
+        return list(engine.next_logprobs(engine.texts.encode("import"), 3)), served.file_sha256
+    finally:
+        engine.close()
+
+
+def zero(file, offset=2**20, size=1_200_000):
+    """Overwrite in place, as a failing disk or a careless program does."""
+    with file.open("rb+") as opened:
+        opened.seek(-offset - size, os.SEEK_END)
+        opened.write(bytes(size))
+
+
+def test_what_is_written_to_a_file_later_is_not_served_under_its_sha256(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("LLMBENCH_OLLAMA", str(ollama_server.find_binary()))
+    monkeypatch.setenv("LLMBENCH_CACHE", str(tmp_path / "cache"))
+    one = export("builtin:tiny", tmp_path / "one.gguf", "Q8_0")
+    other = tmp_path / "other.gguf"
+    other.write_bytes(one.read_bytes())
+    sha256 = sha256_of(one)
+    told = top_three(one)
+    assert told[1] == sha256 and one.stat().st_nlink == 1
+    zero(one)
+    assert top_three(other) == told  # the same bytes under another name
+    [blob] = (tmp_path / "cache/ollama/models/blobs").glob(f"sha256-{sha256}")
+    zero(blob)
+    assert top_three(other) == told  # of a listed model, whose blob was damaged
+    assert f"{blob.name} held other bytes and is replaced" in capsys.readouterr().err
+    damaged = top_three(one)
+    assert damaged[0] != told[0] and damaged[1] == sha256_of(one) != sha256
 
 
 def test_what_does_not_start_says_why(tmp_path, monkeypatch):

@@ -118,6 +118,10 @@ def _ticks(ax: Axes, data: pd.DataFrame) -> None:
     ticks = [s for s in steps if low <= s <= high]
     if high / low > 1.6:
         ticks = [s for s in ticks if s not in (0.95, 1.05, 0.9, 1.1)]
+    if high / low > 6:
+        ticks = [s for s in ticks if s in (0.1, 0.2, 0.5, 1, 2, 5, 10)]
+    if high / low > 100:
+        ticks = [10.0**power for power in range(-9, 10) if low <= 10.0**power <= high]
     ax.set_xlim(low, high)
     ax.set_xticks(ticks)
 

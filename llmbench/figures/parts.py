@@ -340,6 +340,7 @@ def _columns(texts: Sequence[str]) -> int:
 def empty(ax: Axes, data: pd.DataFrame) -> None:
     """Say so in a figure that has nothing to show."""
     if data.empty:
+        ax.set_axis_off()
         ax.text(0.5, 0.5, "no rows to show", ha="center", transform=ax.transAxes)
 
 

@@ -40,6 +40,7 @@ class EdgeEngine:
         self.device, threads = options.pop("device", "cpu"), options.pop("threads", 1)
         self.options = EdgeOptions(**options)
         model = as_gguf(model, self.options.weights)
+        self.files = model.weight_files
         started = time.perf_counter()
         with memory_errors():
             self._load(model, threads)

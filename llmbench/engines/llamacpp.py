@@ -77,6 +77,7 @@ class LlamaCppEngine:
         self.lib = llamacpp()
         layers = self._layers_asked()
         file = file_of(model, self.options.weights)
+        self.files = (file,)
         started = time.perf_counter()
         forget_log()
         self._load(file, layers)

@@ -58,6 +58,7 @@ class TransformersEngine:
                               f"{self.options.quantization}: it is quantized already",
                               how="quantization: none, or the folder it was made of",
                               )  # fmt: skip
+        self.files = model.weight_files
         started = time.perf_counter()
         with memory_errors():
             self._load(model, device, threads)

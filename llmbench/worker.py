@@ -185,6 +185,7 @@ class Session:
 
         An engine that sets a window aside when it loads is told which will be asked of it.
         """
+        from llmbench.engines.base import served_files
         from llmbench.models.source import find_model
         from llmbench.profilers.memory import (
             available_bytes,
@@ -198,13 +199,14 @@ class Session:
         self.trained = source.config.get("max_position_embeddings")
         if source.sha256 != sha256:
             raise StudyFailed(f"the weights of {model} changed since the plan was made")
-        self.tokenizer, self.files = source.tokenizer, source.weight_files
+        self.tokenizer = source.tokenizer
         if window and "window" in self.engine.capabilities:
             options["window"] = window
         if options.get("device") == "cpu":  # a GPU's driver maps far more than it uses
             self.limit_bytes = limit_address_space(memory_limit_bytes or available_bytes())
         before = rss_bytes()
         served = self.engine.load(source, options)
+        self.files = served_files(self.engine, source)
         after = tree_bytes([os.getpid(), *self._servers()]).rss
         self.memory = {"rss_before_load_bytes": before, "rss_after_load_bytes": after,
                        "limit_bytes": self.limit_bytes}  # fmt: skip

@@ -11,6 +11,8 @@ import llmbench
 from llmbench import catalog, page, stages
 from llmbench.findings import findings
 from llmbench.findings.stages import stages as read_stages
+from llmbench.models.checksum import sha256_of
+from llmbench.models.gguf_cache import gguf_of
 from llmbench.models.source import find_model
 from tests import synthetic
 
@@ -51,6 +53,16 @@ def test_the_card_is_that_of_the_bytes_that_were_measured():
     assert other.card is None and "not here any more" in other.card_reason
     gone = only(windows(256, model="gguf:/nowhere.gguf"))
     assert gone.card is None and "nowhere" in gone.card_reason
+
+
+def test_the_card_of_an_export_is_that_of_the_file_that_served(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMBENCH_CACHE", str(tmp_path))
+    file = gguf_of(find_model("builtin:tiny"), "Q8_0")
+    card = only(windows(256, file_sha256=sha256_of(file))).card
+    assert {row.kind for row in card.tensors} == {"Q8_0", "F32"} and card.facts.n_layers == 3
+    file.unlink()
+    gone = only(windows(256, file_sha256="0" * 64))
+    assert gone.card is None and "not here any more" in gone.card_reason
 
 
 def test_loading_is_counted_once_a_process():

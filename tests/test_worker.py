@@ -6,6 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from llmbench.engines.base import served_files
+from llmbench.models.checksum import sha256_of
+from llmbench.models.gguf_cache import gguf_of
 from llmbench.models.source import find_model
 from llmbench.record import Point, Repeat
 from llmbench.worker import Child, Session
@@ -74,3 +77,20 @@ def test_a_repeat_longer_than_the_training_is_labelled(child, prompt, label):
     asked = Repeat(point=point, process_run=0, block=0)
     told = child.ask({"do": "repeat", "repeat": asked.model_dump(), "warmups": 0}, 60)
     assert (told["status"], told["flags"]) == ("ok", label)
+
+
+def test_the_page_cache_is_that_of_the_file_that_served(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMBENCH_CACHE", str(tmp_path))
+    source = find_model("builtin:tiny")
+    file = gguf_of(source, "Q8_0")  # just written: all of it is cached
+    session = Session()
+    told = session.do_load("edge", source.name, source.sha256,
+                           {"threads": 1, "weights": "Q8_0"}, 0)  # fmt: skip
+    assert told["served"]["file_sha256"] == sha256_of(file) != source.sha256
+    assert session.do_release()["released"]["cached_bytes"] == file.stat().st_size
+
+
+def test_a_server_whose_file_cannot_be_seen_has_no_page_cache():
+    source = find_model("builtin:tiny")
+    assert served_files(SimpleNamespace(), source) == source.weight_files
+    assert served_files(SimpleNamespace(files=()), source) == ()

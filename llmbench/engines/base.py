@@ -5,6 +5,7 @@ Shapes: B rows of a batch, T prompt tokens (equal in all rows), V vocabulary.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -33,6 +34,8 @@ class Engine(Protocol):
     One with `window` sets the tokens of its option `window` aside when it loads.
     One with `server` is served by other processes and has two more methods: `told() -> Told`,
     asked after each stream, and `pids() -> list[int]`, the processes that hold the model.
+    One that loads other files than the model's own, or may not see which, has after `load` an
+    attribute `files: tuple[Path, ...]`: those that serve; empty when they cannot be seen.
     """
 
     name: str
@@ -77,3 +80,8 @@ class Engine(Protocol):
 def told_by(engine: Engine) -> Told:
     """What `engine` says of its last stream; nothing when it has no server to ask."""
     return engine.told() if "server" in engine.capabilities else Told()
+
+
+def served_files(engine: Engine, source: ModelSource) -> tuple[Path, ...]:
+    """The files that serve `source` in `engine`; empty when they cannot be seen."""
+    return getattr(engine, "files", source.weight_files)

@@ -9,6 +9,7 @@ import numpy as np
 from llmbench.engines.base import PREFILL_DONE
 from llmbench.engines.memory_errors import memory_errors
 from llmbench.errors import BadParams, Refused, Unsupported
+from llmbench.models.checksum import sha256_of
 from llmbench.models.cost import kv_bytes_per_token
 from llmbench.models.gguf_cache import ExportType, as_gguf
 from llmbench.models.source import ModelSource
@@ -39,18 +40,22 @@ class EdgeEngine:
         self.device, threads = options.pop("device", "cpu"), options.pop("threads", 1)
         self.options = EdgeOptions(**options)
         model = as_gguf(model, self.options.weights)
+        self.files = model.weight_files
         started = time.perf_counter()
         with memory_errors():
             self._load(model, threads)
         weights = {t.data_ptr(): t.numel() * t.element_size() for t in self.model.tensors()}
         itemsize = self.model.embedding.element_size()
+        load_s = time.perf_counter() - started
+        file_sha256 = sha256_of(model.file) if model.file else None
         return Served(
             engine=self.name, impl=self.options.impl, attention_impl=self.model.attention_impl,
             weight_format=self.options.dtype, weight_bytes=sum(weights.values()),
             kv_format=self.options.dtype,  # the cache takes the embedding's
             kv_bytes_per_token=kv_bytes_per_token(self.model.spec, itemsize),
             threads=self.torch.get_num_threads(), device=self._device_name(),
-            load_s=time.perf_counter() - started, versions={"torch": self.torch.__version__},
+            load_s=load_s, file_sha256=file_sha256,
+            versions={"torch": self.torch.__version__},
         )  # fmt: skip
 
     def stream(

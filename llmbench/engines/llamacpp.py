@@ -24,6 +24,7 @@ from llmbench.errors import (
     Refused,
     Unsupported,
 )
+from llmbench.models.checksum import sha256_of
 from llmbench.models.gguf_cache import ExportType, file_of
 from llmbench.models.header import read_header
 from llmbench.models.llamacpp_library import (
@@ -76,11 +77,12 @@ class LlamaCppEngine:
         self.lib = llamacpp()
         layers = self._layers_asked()
         file = file_of(model, self.options.weights)
+        self.files = (file,)
         started = time.perf_counter()
         forget_log()
         self._load(file, layers)
         self._open_context(self._asked() or WINDOW)
-        return self._served(file, started)
+        return self._served(file, time.perf_counter() - started)
 
     def stream(
         self, prompt_ids: Sequence[Sequence[int]], output_tokens: int
@@ -196,7 +198,7 @@ class LlamaCppEngine:
             self.context = None
             raise _failure(f"llama.cpp cannot open a context of {window} tokens")
 
-    def _served(self, file: Path, started: float) -> Served:
+    def _served(self, file: Path, load_s: float) -> Served:
         on_gpu, layers = offloaded(self.lib, self.model)
         build = self.lib.llama_print_system_info().decode().strip(" |")
         gpu = logged(r"using device (\S+ \(.*?\))") or self.device
@@ -208,7 +210,7 @@ class LlamaCppEngine:
             kv_format=PLAIN[self.options.kv_type.upper()],
             kv_bytes_per_token=kv_bytes_per_token(self.lib, self.model, itemsize),
             threads=self.threads, device=gpu if on_gpu else "cpu",
-            load_s=time.perf_counter() - started,
+            load_s=load_s, file_sha256=sha256_of(file),
             build=f"{build} | offloaded {on_gpu}/{layers} layers",
             window=self.lib.llama_n_ctx(self.context) if self._asked() else None,
             versions={"llama_cpp_python": version("llama_cpp_python")},

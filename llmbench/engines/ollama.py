@@ -156,6 +156,7 @@ class OllamaEngine:
         sha256 = model.sha256 if model.file else sha256_of(card.file)
         self.made = make(server, card.file, sha256)
         self._model, self._on_gpu = self.made.name, on_gpu
+        self.files = (self.made.blob,) if self.made.blob else ()
         self._settings = GREEDY | {
             "num_ctx": self.options.num_ctx or self.window or min(trained, WINDOW),
             "num_batch": self.options.num_batch, "num_thread": threads,

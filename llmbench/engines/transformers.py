@@ -18,6 +18,7 @@ import numpy as np
 from llmbench.engines.base import PREFILL_DONE
 from llmbench.engines.memory_errors import memory_errors
 from llmbench.errors import Missing, Refused, Unsupported
+from llmbench.models.checksum import sha256_of
 from llmbench.models.cost import kv_bytes_per_token
 from llmbench.models.gguf_cache import ExportType, as_gguf
 from llmbench.models.source import ModelSource
@@ -57,12 +58,15 @@ class TransformersEngine:
                               f"{self.options.quantization}: it is quantized already",
                               how="quantization: none, or the folder it was made of",
                               )  # fmt: skip
+        self.files = model.weight_files
         started = time.perf_counter()
         with memory_errors():
             self._load(model, device, threads)
         classes = Counter(type(m).__name__ for m in self.model.modules() if _is_linear(m))
         weight_format = self._check_quantized(classes)
         self.vocab_size = self.model.config.vocab_size
+        load_s = time.perf_counter() - started
+        file_sha256 = sha256_of(model.file) if model.file else None
         return Served(
             engine=self.name, impl="eager", attention_impl=self.model.config._attn_implementation,
             weight_format=weight_format, weight_bytes=_stored_bytes(self.model),
@@ -72,7 +76,8 @@ class TransformersEngine:
                 spec_from_config(model.config), self.model.dtype.itemsize
             ),
             threads=self.torch.get_num_threads(), device=self._device_name(),
-            load_s=time.perf_counter() - started,
+            load_s=load_s,
+            file_sha256=file_sha256,
             versions={name: version(name) for name in self._packages()},
         )  # fmt: skip
 

@@ -14,6 +14,7 @@ from llmbench import stats
 from llmbench.errors import LlmbenchError
 from llmbench.findings.numbers import ASKED, SERVED, engine_names, shown
 from llmbench.findings.windows import Line, buffer, filling, held, lines, memory_steps, time_factors
+from llmbench.models.checksum import kept_export
 from llmbench.models.file_card import TOKENS_PER_PAGE, Card, file_card
 from llmbench.models.source import peek_model
 from llmbench.stats import Interval
@@ -60,7 +61,7 @@ def stages(frame: pd.DataFrame, environments: Mapping[str, Mapping] | None = Non
     found = []
     for _, some in rows.groupby(WHO, sort=True, dropna=False):
         first = some.iloc[0]
-        card, reason = _card(first["model"], first["model_sha256"])
+        card, reason = _card(first["model"], first["model_sha256"], _loaded(some))
         grown = list(lines(some))
         found.append(Stages(
             model=first["model"], engine=names[some.index[0]], run=first["run"],
@@ -74,13 +75,22 @@ def stages(frame: pd.DataFrame, environments: Mapping[str, Mapping] | None = Non
 # -- 1 card ----------------------------------------------------------------------------------------
 
 
-def _card(model: str, sha256: str) -> tuple[Card | None, str]:
-    """The card of the bytes that were measured; or None, and why."""
+def _loaded(rows: pd.DataFrame) -> str | None:
+    """The sha256 of the GGUF file that was loaded; None when it was none, or nobody told."""
+    return next(iter(rows["file_sha256"].dropna()), None) if "file_sha256" in rows else None
+
+
+def _card(model: str, sha256: str, loaded: str | None) -> tuple[Card | None, str]:
+    """The card of the bytes that were `loaded`: the model's, or a kept export of its folder's."""
+    gone = "the file that was measured is not here any more"
     try:
         source = peek_model(model)
         if source.sha256 != sha256:
-            return None, "the file that was measured is not here any more"
-        return file_card(source.file or source.folder), ""
+            return None, gone
+        place = source.file or source.folder
+        if loaded not in (None, sha256):
+            place = kept_export(loaded)
+        return (file_card(place), "") if place else (None, gone)
     except (LlmbenchError, OSError) as error:
         return None, getattr(error, "what", str(error))
 

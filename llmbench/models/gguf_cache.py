@@ -1,14 +1,16 @@
 """A folder's GGUF file, made when first needed and kept, for engines that take nothing else."""
 
 import hashlib
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from llmbench.errors import BadParams, StoreFailed
-from llmbench.models.export import VERSION, export
+from llmbench.models.checksum import exports_folder, is_whole, sha256_of, sums_file
+from llmbench.models.export import VERSION, write_gguf
 from llmbench.models.gguf_vocab import Tell
-from llmbench.models.shapes import cache_folder
+from llmbench.models.new_file import replacing
 from llmbench.models.source import ModelSource
 
 ExportType = Literal["F32", "F16", "BF16", "Q8_0", "Q4_0"]  # what `export` writes
@@ -18,26 +20,35 @@ SAID = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template
 def gguf_of(source: ModelSource, kind: str, tell: Tell = lambda note: None) -> Path:
     """The GGUF file of `source`'s folder in `kind`, the same for the same weights and words.
 
+    One that no longer has the bytes that were written is made again, and that is told.
     Raises: Missing, Unsupported, StoreFailed when there is no room for it.
     """
     digest = hashlib.sha256(f"{VERSION} {source.name} {source.sha256}".encode())
     for name in SAID:
         path = source.folder / name
         digest.update(path.read_bytes() if path.is_file() else b"")
-    file = cache_folder() / "gguf" / f"{digest.hexdigest()[:24]}-{kind}.gguf"
-    if file.is_file():
+    file = exports_folder() / f"{digest.hexdigest()[:24]}-{kind}.gguf"
+    if is_whole(file):
         return file
+    if file.exists():
+        print(f"models: {file.name} is not as it was written and is made again",
+              file=sys.stderr, flush=True)  # fmt: skip
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreFailed(f"models: {file.parent} cannot be made: {error.strerror}",
                           how="move LLMBENCH_CACHE") from error  # fmt: skip
-    try:
-        return export(source.name, file, kind, tell=tell)
-    except BadParams:
-        if not file.is_file():  # otherwise another process made the same bytes meanwhile
-            raise
-        return file
+    return _keep(source, file, kind, tell)
+
+
+def _keep(source: ModelSource, file: Path, kind: str, tell: Tell) -> Path:
+    """`file`, written and its sha256 beside it before it has its name; nobody writes it again."""
+    with replacing(file, True) as part:
+        write_gguf(source.name, part, kind, tell)
+        with replacing(sums_file(file), True) as sums:
+            sums.write_text(f"{sha256_of(part)}\n", encoding="ascii")
+    file.chmod(0o444)
+    return file
 
 
 def file_of(source: ModelSource, kind: str | None) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from llmbench.errors import Missing, Unsupported
+from llmbench.errors import BadParams, Missing, Unsupported
 from llmbench.models.gguf_package import check_gguf_package
 from llmbench.models.header import Header, TensorInfo
 
@@ -18,6 +18,10 @@ KINDS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "
 INTERLEAVED = ("llama", "granite")  # rows of q and k: the two halves of a head, in turn
 HEADS = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}
 PART = 1 << 22  # values dequantised at a time
+# where in a block its scales stand: float16
+SCALES = {"Q8_0": (0,), "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2),
+          "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}  # fmt: skip
+F16_ODD = 0x7C00  # all bits of the exponent: infinite, or no number
 WHOLE = {"model.embed_tokens": "token_embd", "model.norm": "output_norm",
          "lm_head": "output"}  # fmt: skip
 LAYER = {
@@ -50,7 +54,10 @@ class GgufWeights:
         return self.gguf_name(name) in self._tensors
 
     def take(self, name: str, *shape: int) -> Any:
-        """The tensor called `name`, in the wanted dtype. Raises: Missing unless it has `shape`."""
+        """The tensor called `name`, in the wanted dtype.
+
+        Raises: Missing unless it has `shape`, BadParams when it holds what is no finite number.
+        """
         stored, file = self.gguf_name(name), self.header.path.name
         info = self._tensors.get(stored)
         if info is None:
@@ -84,7 +91,7 @@ class GgufWeights:
         return made.view(info.shape)
 
     def _parts(self, info: TensorInfo) -> Iterator[np.ndarray]:
-        """float32 values in the order of the file."""
+        """float32 values in the order of the file. Raises: BadParams for one that is not finite."""
         check_gguf_package()
         from gguf import GGMLQuantizationType
         from gguf.quants import dequantize
@@ -94,7 +101,12 @@ class GgufWeights:
         some = max(1, PART // info.shape[-1])
         for first in range(0, rows, some):
             part = np.array(stored[first : first + some])  # one aligned read, writable for torch
-            yield dequantize(part, GGMLQuantizationType[info.kind]).reshape(-1)
+            if not _scales_finite(part, info.kind):
+                raise _no_number(info, self.header)
+            values = dequantize(part, GGMLQuantizationType[info.kind]).reshape(-1)
+            if info.kind not in SCALES and not _all_finite(values):
+                raise _no_number(info, self.header)
+            yield values
 
     def _as_folder(self, info: TensorInfo) -> Any:
         """The values as a Hugging Face folder has them."""
@@ -109,6 +121,29 @@ class GgufWeights:
         heads = self._config[HEADS[part]]
         halves = values.view(heads, values.shape[0] // heads // 2, 2, *values.shape[1:])
         return halves.transpose(1, 2).reshape(values.shape)
+
+
+def _scales_finite(part: np.ndarray, kind: str) -> bool:
+    """Whether the 16-bit scales of all blocks are finite; their values are then, too."""
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    if kind not in SCALES:
+        return True
+    size = GGML_QUANT_SIZES[GGMLQuantizationType[kind]][1]
+    words = part.view("<u2").reshape(-1, size // 2)
+    return not any(((words[:, at // 2] & F16_ODD) == F16_ODD).any() for at in SCALES[kind])
+
+
+def _all_finite(values: np.ndarray) -> bool:
+    """Whether all are finite: where their sum is, which is quickly made, each of them is."""
+    with np.errstate(all="ignore"):
+        return bool(np.isfinite(values.sum()) or np.isfinite(values).all())
+
+
+def _no_number(info: TensorInfo, header: Header) -> BadParams:
+    return BadParams(f"models: tensor {info.name!r} of {header.path.name} holds values that are no "
+                     "finite numbers", why="its bytes are damaged, or were never a model's",
+                     how="fetch the file again, and compare its sha256")  # fmt: skip
 
 
 def _check_kinds(header: Header) -> None:

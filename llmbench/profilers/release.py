@@ -44,10 +44,13 @@ def _sum(values: Iterable[int | None]) -> int | None:
 def cached_bytes(files: Iterable[Path]) -> int:
     """Bytes of `files` that the kernel keeps in its page cache, whoever read them.
 
-    Raises: OSError where it does not tell. It tells whoever may write the file; to others it calls
-    every page resident. Source: mincore(2), "Since Linux 5.2".
+    Raises: OSError where it does not tell, or where no file is known. It tells whoever may write
+    the file; to others it calls every page resident. Source: mincore(2), "Since Linux 5.2".
     """
-    return sum(map(_cached, files))
+    known = list(files)
+    if not known:
+        raise FileNotFoundError("the file that served cannot be seen")
+    return sum(map(_cached, known))
 
 
 def _cached(file: Path) -> int:

@@ -71,3 +71,13 @@ def test_a_folder_in_another_type_is_its_exported_file(tmp_path):
     assert np.array_equal(asked.logprobs(IDS), read)
     with pytest.raises(BadParams, match="has its own"):
         loaded(EdgeEngine, file, weights="Q8_0")
+
+
+@pytest.mark.parametrize("engine", [EdgeEngine, TransformersEngine])
+def test_the_sha256_of_the_very_file_is_told(engine, tmp_path):
+    folder, made = find_model("builtin:tiny"), tmp_path / "tiny.gguf"
+    file = find_model(f"gguf:{export('builtin:tiny', made, 'Q8_0')}")
+    assert loaded(engine, folder).served.file_sha256 is None
+    assert loaded(engine, file).served.file_sha256 == file.sha256
+    assert loaded(engine, folder, weights="Q8_0").served.file_sha256 == file.sha256
+    assert loaded(engine, folder, weights="F32").served.file_sha256 not in (None, file.sha256)

@@ -14,6 +14,7 @@ from llmbench.engines.edge import EdgeEngine
 from llmbench.engines.loaded import load
 from llmbench.errors import BadParams, Missing, Unsupported
 from llmbench.models import gguf_weights
+from llmbench.models.header import read_header
 from llmbench.models.predict import spec_of
 from llmbench.models.source import find_model
 from tests.engines import test_edge, test_families
@@ -128,6 +129,31 @@ def test_k_quants_are_read_block_by_block(kind, tmp_path):
     expected = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType[kind])
     assert (engine.model.layers[1].up[0].numpy() == expected).all()
     assert np.isfinite(engine.logprobs(IDS)).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_1", "Q5_0"])
+def test_one_damaged_scale_is_refused_by_the_name_of_its_tensor(kind, value, tmp_path):
+    """Its last scale or value: in block types the first two bytes of the last block."""
+    file = write_gguf(tmp_path / "tiny.gguf", find_model("builtin:tiny").folder, kind)
+    found = {info.name: info for info in read_header(file).tensors}["blk.1.attn_q.weight"]
+    bits = {"F32": "<f", "BF16": "<f"}.get(kind, "<e")
+    wrong = struct.pack(bits, value)[-2 if kind == "BF16" else 0 :]
+    size = {"Q8_0": 34, "Q4_1": 20, "Q5_0": 22}.get(kind, len(wrong))
+    with file.open("rb+") as opened:
+        opened.seek(found.offset + found.nbytes - size)
+        opened.write(wrong)
+    with pytest.raises(BadParams, match=r"'blk\.1\.attn_q\.weight' of tiny\.gguf .* no finite"):
+        loaded(EdgeEngine, find_model(f"gguf:{file}"))
+
+
+def test_large_numbers_are_numbers(tmp_path):
+    """Finite values whose sum is not."""
+    folder, name = find_model("builtin:tiny").folder, "blk.1.ffn_up.weight"
+    values = np.full(renamed(find_model("builtin:tiny").config, folder)[name].shape, 3e38)
+    file = write_gguf(tmp_path / "t.gguf", folder, tensors={name: (values.astype("<f4"), "F32")})
+    engine = loaded(EdgeEngine, find_model(f"gguf:{file}"))
+    assert (engine.model.layers[1].up[0] > 2e38).all()
 
 
 @pytest.mark.parametrize("part", [1, 700, 256 * 1000])  # a row at a time, two rows, no whole rest

@@ -160,6 +160,9 @@ def test_a_gguf_file_is_taken_as_it_is(tmp_path):
     file = export("builtin:tiny", tmp_path / "tiny.gguf", "Q8_0")
     engine, whole = loaded(f"gguf:{file}"), loaded("builtin:tiny", weights="Q8_0")
     assert engine.served.weight_format == "Q8_0"
+    assert (
+        engine.served.file_sha256 == whole.served.file_sha256 == find_model(f"gguf:{file}").sha256
+    )
     assert engine.next_logprobs(IDS, 5) == whole.next_logprobs(IDS, 5)
     engine.close(), whole.close()
     with pytest.raises(BadParams, match="has its own"):

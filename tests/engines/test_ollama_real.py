@@ -80,6 +80,7 @@ def test_the_tokens_are_those_of_our_own_engine(engine, ids):
 def test_what_serves_is_told_by_the_server_its_log_and_the_file(engine):
     served = engine.served
     assert served.impl == "own server" and served.attention_impl == "flash"
+    assert [file.name for file in engine.files] == [f"sha256-{served.file_sha256}"]
     assert (served.weight_format, served.window) == ("float32", 2048)
     assert served.kv_format == "float16"
     assert served.weight_bytes == 3_409_664 * 4

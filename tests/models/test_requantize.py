@@ -1,10 +1,13 @@
 """Types that only llama.cpp writes, and the kept exports of folders."""
 
+import hashlib
 import sys
+from pathlib import Path
 
 import pytest
 
 from llmbench.errors import BadParams, Missing, StoreFailed, Unsupported
+from llmbench.models.checksum import kept_export
 from llmbench.models.export import export
 from llmbench.models.gguf_cache import gguf_of
 from llmbench.models.requantize import export_any, requantize
@@ -87,6 +90,27 @@ def test_the_kept_export_is_made_once_and_again_for_other_words(tmp_path, monkey
     config = folder / "config.json"
     config.write_text(config.read_text().replace("1e-06", "1e-05"))
     assert gguf_of(find_model(str(folder)), "Q8_0") != first
+
+
+def test_a_kept_export_that_is_damaged_is_made_again_and_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LLMBENCH_CACHE", str(tmp_path / "cache"))
+    folder = find_model(str(random_model("llama", tmp_path / "m")))
+    file = gguf_of(folder, "Q8_0")
+    whole, sums = file.read_bytes(), Path(f"{file}.sha256")
+    assert sums.read_text() == f"{hashlib.sha256(whole).hexdigest()}\n"
+    assert kept_export(sums.read_text().strip()) == file
+    file.chmod(0o644)
+    with file.open("rb+") as opened:
+        opened.seek(-5000, 2)
+        opened.write(bytes(3000))
+    assert kept_export(sums.read_text().strip()) is None
+    assert gguf_of(folder, "Q8_0") == file and file.read_bytes() == whole
+    assert f"{file.name} is not as it was written and is made again" in capsys.readouterr().err
+    sums.unlink()  # as an export of which nobody knows what was written
+    gguf_of(folder, "Q8_0")
+    assert sums.is_file() and "made again" in capsys.readouterr().err
+    gguf_of(folder, "Q8_0")
+    assert capsys.readouterr().err == ""
 
 
 def test_a_cache_without_a_place_is_an_error(tmp_path, monkeypatch):

@@ -46,13 +46,18 @@ def test_a_process_is_seen_with_what_it_holds_itself_and_what_it_maps(tmp_path: 
     words = [sys.executable, "-c", code, str(file)]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout.readline() == b"ready\n"
-        told = release.held_after([child.pid], [])
+        told = release.held_after([child.pid], [file])
         child.communicate(b"\n")
     assert told["rss_bytes"] > 96 * MiB
     assert 32 * MiB < told["anonymous_bytes"] < 64 * MiB <= told["file_bytes"]
-    assert (told["cached_bytes"], told["reason"]) == (0, None)
-    gone = release.held_after([child.pid], [])
+    assert told["reason"] is None
+    gone = release.held_after([child.pid], [file])
     assert gone["rss_bytes"] == 0 and gone["reason"] is None
+
+
+def test_a_file_that_cannot_be_seen_is_not_called_uncached() -> None:
+    told = release.held_after([os.getpid()], [])
+    assert told["cached_bytes"] is None and "cannot be seen" in told["reason"]
 
 
 def test_what_cannot_be_read_is_null_and_says_why(tmp_path: Path, monkeypatch) -> None:

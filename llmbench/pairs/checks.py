@@ -11,6 +11,7 @@ from scipy import stats
 from llmbench.pairs.agreement import outputs_agree
 from llmbench.pairs.ratios import Ratio
 from llmbench.pairs.sides import Check, Sides, by_pair
+from llmbench.pairs.turns import whole
 from llmbench.stats import cached
 
 VOID = 0.03  # an A/A interval that misses 1 by more takes every verdict away
@@ -41,6 +42,7 @@ def checks_of(
         _same(sides, "output_tokens", "same output length"),
         _same(sides, "window", "same context window"),
         outputs_agree(sides),
+        *whole(sides),
         _cache(sides),
         _interleaved(sides),
         _others(sides),

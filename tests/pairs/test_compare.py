@@ -563,6 +563,37 @@ def test_what_a_server_did_wrong_in_every_row_leaves_nothing_to_compare(flag):
         compared(rows)
 
 
+def spoilt(flag, blocks, engine="slow"):
+    """Rows whose `engine` is flagged in so many of its 30 blocks."""
+    rows = frame(1.7)
+    at = 5 * rows["process_run"] + rows["block"] < blocks
+    rows["flags"] = [(flag,) if s else () for s in at & (rows["engine"] == engine) & ~rows["twin"]]
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("flag", "name", "rare"),
+    [("short", "answers whole", 6), ("incorrect", "prompts read whole", 3),
+     ("reloaded", "model stayed loaded", 3)],
+)  # fmt: skip
+@pytest.mark.parametrize("engine", ["fast", "slow"])
+def test_what_went_wrong_often_takes_the_verdict_away_and_rarely_is_told(flag, name, rare, engine):
+    few = compared(spoilt(flag, rare, engine), at_least=1.5)
+    told = check(few, name)
+    assert few.verdict == "yes" and told.passed and f"{rare} of 30" in told.detail
+    assert few.left_out == rare
+    many = compared(spoilt(flag, rare + 1, engine), at_least=1.5)
+    assert many.verdict is None and not check(many, name).passed and name in many.why
+    assert f"{rare + 1} of 30" in many.why and "no accident" in many.why
+
+
+def test_an_engine_that_is_lost_often_is_not_compared():
+    rows = frame(1.7)
+    rows.loc[(rows["block"] < 2) & (rows["engine"] == "slow"), "status"] = "engine_lost"
+    found = compared(rows)
+    assert found.verdict is None and "12 of 30" in check(found, "answers whole").detail
+
+
 def test_another_file_is_not_the_same_weights():
     rows = frame(1.3)
     other = rows["model_sha256"].where(rows["engine"] == "fast", "f" * 64)

@@ -45,7 +45,9 @@ def frame(
                             "status": "ok", "flags": (), "threads": 2, "device": "cpu", "window": 0,
                             "served_threads": 2.0, "served_device": "cpu", "repeat": 0,
                             "prompt_sha256": f"{length}/{block}",
-                            "output_tokens": 16, "weight_format": "float32", "others_cpu_s": 0.0,
+                            "output_tokens": 16, "received_tokens": 16.0,
+                            "served_window": math.nan, "weight_format": "float32",
+                            "others_cpu_s": 0.0,
                             "audit": audit() if block == 0 else None, "run": "r", "seed": 17,
                             "decode_tok_per_s": 100 * speed * factor * random.normal(1, noise),
                         })  # fmt: skip
@@ -180,8 +182,10 @@ def test_the_twin_of_a_third_engine_of_the_run_tells_the_noise():
     ("change", "name"),
     [
         ({"model_sha256": "x" * 32}, "same weights"),
-        ({"threads": 4}, "same threads"),
-        ({"output_tokens": 8}, "same output length"),
+        ({"served_threads": 4.0}, "same threads"),
+        ({"served_device": "cuda"}, "same device"),
+        ({"received_tokens": 12.0}, "same output length"),
+        ({"served_window": 24.0}, "same context window"),
         ({"others_cpu_s": 0.5}, "the other engines idle"),
     ],
 )
@@ -190,14 +194,43 @@ def test_each_check_can_fail_and_takes_the_verdict(change, name):
     fast = rows["engine"] == "fast"
     for column, value in change.items():
         rows.loc[fast, column] = value
-    if name in ("same threads", "same output length"):  # asked otherwise: no common question
-        with pytest.raises(CannotSay, match="no question in common"):
-            compared(rows)
-        return
     found = compared(rows)
     assert not check(found, name).passed
     assert found.verdict is None
     assert found.sentence.startswith(f"Not comparable ({name}")
+
+
+@pytest.mark.parametrize("change", [{"threads": 4}, {"output_tokens": 8}, {"window": 512}])
+def test_what_was_asked_otherwise_is_no_common_question(change):
+    rows = frame(1.3)
+    for column, value in change.items():
+        rows.loc[rows["engine"] == "fast", column] = value
+    with pytest.raises(CannotSay, match="no question in common"):
+        compared(rows)
+
+
+def test_a_larger_window_that_holds_all_is_told_and_holds():
+    rows = frame(1.3)
+    rows["served_window"] = np.where(rows["engine"] == "slow", 4096.0, math.nan)
+    found = check(compared(rows), "same context window")
+    assert found == ("same context window", True, "as many as needed against 4,096")
+    assert check(compared(frame(1.3)), "same context window").detail == "as many as needed"
+
+
+def test_a_server_that_does_not_tell_its_window_gets_no_verdict():
+    rows = frame(1.3).replace({"engine": {"slow": "ollama"}})
+    found = compared(rows, baseline="ollama")
+    assert found.verdict is None and check(found, "same context window").passed is None
+
+
+@pytest.mark.parametrize(
+    ("column", "name"),
+    [("served_threads", "same threads"), ("served_device", "same device"),
+     ("received_tokens", "same output length"), ("served_window", "same context window")],
+)  # fmt: skip
+def test_how_it_was_served_must_be_told(column, name):
+    found = compared(frame(1.3).drop(columns=column))
+    assert found.verdict is None and check(found, name).passed is None and name in found.why
 
 
 def test_other_outputs_and_a_cache_are_seen():

@@ -151,7 +151,18 @@ def _claim(one: _One, rows: pd.DataFrame) -> Claim:
         tails=tails_of({one.target: mine, one.baseline: theirs}, one.metric, unit),
         runs=tuple(("/".join(map(str, run)), float(rows["log"].mean()))
                    for run, rows in logs.groupby(unit)),
+        beside=_beside(rows, one),
     )  # fmt: skip
+
+
+def _beside(rows: pd.DataFrame, one: _One) -> str:
+    """That llama.cpp, on which Ollama is built, was not measured beside it; '' where it was."""
+    if one.by != "engine" or one.baseline != "ollama":
+        return ""
+    for name, value in one.group:
+        rows = rows[rows[name].fillna("") == value] if name in ("run", "model") else rows
+    seen = (rows["engine"] == "llamacpp").any()
+    return "" if seen else "llama.cpp was not measured beside Ollama"
 
 
 def _why_few(one: _One, blocks: int) -> str:

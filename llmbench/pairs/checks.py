@@ -22,7 +22,7 @@ OTHERS_S = 0.03  # CPU seconds of the other engines in a turn that the kernel's 
 # without their evidence, no verdict
 NEEDED = ("same weights", "same prompts", "same threads", "same device", "same output length",
           "same context window", "outputs agree", "no answer from a cache",
-          "turns interleaved")  # fmt: skip
+          "turns interleaved", "built for this machine")  # fmt: skip
 
 
 def checks_of(

@@ -8,7 +8,13 @@ import pandas as pd
 
 from llmbench.pairs.sides import Check, Sides, by_pair
 
-FEATURES = {"avx2": "AVX2", "avx512f": "AVX512", "avx512_vnni": "AVX512_VNNI"}  # /proc, ggml
+NATIVE = ("llamacpp", "ollama")  # engines of native code, which must tell what they are built for
+# /proc/cpuinfo's name → ggml's. Not AMX: the official Ollama is built without it
+FEATURES = {"avx2": "AVX2", "avx_vnni": "AVX_VNNI", "avx512f": "AVX512",
+            "avx512_vnni": "AVX512_VNNI", "avx512_bf16": "AVX512_BF16",
+            "asimddp": "DOTPROD", "i8mm": "MATMUL_INT8", "sve": "SVE"}  # fmt: skip
+COVERED = {"avx_vnni": "avx512_vnni"}  # the same instruction, narrower: not asked beside the other
+START = ": let llmbench start the server (unset OLLAMA_HOST), so that its log can be read"
 BUILT_WITH = re.compile(r"(\w+)\s*=\s*([01])")  # as ggml lists its features
 
 
@@ -76,20 +82,44 @@ def _window(side: pd.DataFrame) -> str:
 
 
 def health(sides: Sides) -> Iterator[Check]:
-    """Whether native engines were built for this processor; nothing where no engine tells."""
-    name, lacking, told = "built for this machine", {}, False
-    for side in (sides.target, sides.baseline):
-        builds = side["build"].dropna() if "build" in side and "isa" in side else ()
-        for place, build in builds.items() if len(builds) else ():
-            told = True
-            have = {word for word, on in BUILT_WITH.findall(build) if on == "1"}
-            asked = {FEATURES[feature] for feature in side.at[place, "isa"] if feature in FEATURES}
-            if asked - have:
-                lacking[_who(side, place)] = ", ".join(sorted(asked - have))
-    if told:
-        detail = "; ".join(f"{who} without {what}, which this machine has"
-                           for who, what in lacking.items())  # fmt: skip
-        yield Check(name, not lacking, detail or "with all that its processor offers")
+    """Whether native engines were built for this processor, by their own words.
+
+    Nothing where no side is such an engine and none tells a build; not recorded where one is and
+    its build, or the processor's features, are not known.
+    """
+    name, both = "built for this machine", (sides.target, sides.baseline)
+    said = [_build(side) for side in both]
+    if not any(said):
+        return
+    mute = [_who(side, side.index[0]) for side, words in zip(both, said, strict=True)
+            if words == "unknown"]  # fmt: skip
+    if mute:
+        told = f"what {' and '.join(mute)} was built for is not known"
+        yield Check(name, None, f"{told}{START if 'ollama' in mute else ''}")
+        return
+    lacking = [words for words in said if "without" in words]
+    yield Check(name, not lacking, "; ".join(lacking) or "with all that its processor offers")
+
+
+def _build(side: pd.DataFrame) -> str:
+    """'' for an engine that need not tell; unknown; built for it; or what it lacks, in words."""
+    native = "engine" in side and side["engine"].isin(NATIVE).any()
+    told = side["build"].notna() if "build" in side else pd.Series(False, side.index)
+    if not native and not (told.any() and "isa" in side):
+        return ""
+    if (native and not told.all()) or "isa" not in side or not side.loc[told, "isa"].map(len).all():
+        return "unknown"
+    lacking = sorted({word for build, isa in zip(side.loc[told, "build"], side.loc[told, "isa"],
+                      strict=True) for word in _lacking(build, isa)})  # fmt: skip
+    who = _who(side, side.index[0])
+    return f"{who} without {', '.join(lacking)}, which this machine has" if lacking else "built"
+
+
+def _lacking(build: str, isa: tuple[str, ...]) -> set[str]:
+    """What of the processor's features the build does not have, by ggml's names."""
+    have = {word for word, on in BUILT_WITH.findall(build) if on == "1"}
+    asked = {name for name in FEATURES if name in isa and COVERED.get(name) not in isa}
+    return {FEATURES[name] for name in asked} - have
 
 
 def _who(side: pd.DataFrame, place: Any) -> str:

@@ -588,6 +588,49 @@ def test_nothing_is_said_of_builds_that_nobody_tells():
     assert "built for this machine" not in {c.name for c in compared(rows).checks}
 
 
+def native(build, isa, baseline="ollama"):
+    """Rows of `fast` against a native engine that tells `build` on a machine that has `isa`."""
+    rows = frame(1.3).assign(served_window=4096.0).replace({"engine": {"slow": baseline}})
+    builds = [build if engine == baseline else None for engine in rows["engine"]]
+    return rows.assign(build=builds, isa=[isa] * len(rows))
+
+
+@pytest.mark.parametrize("baseline", ["ollama", "llamacpp"])
+def test_a_native_engine_that_tells_no_build_gets_no_verdict(baseline):
+    whole = native("CPU.0.AVX2=1", ("avx2",), baseline)
+    assert compared(whole, baseline=baseline).verdict == "yes"
+    some = whole["build"].where(whole["block"] > 0)
+    for rows in (native(None, ("avx2",), baseline), whole.drop(columns="build"),
+                 whole.assign(build=some), native("CPU.0.AVX2=1", (), baseline),
+                 whole.drop(columns="isa")):  # fmt: skip
+        found = compared(rows, baseline=baseline)
+        assert found.verdict is None and check(found, "built for this machine").passed is None
+        assert ("OLLAMA_HOST" in found.why) == (baseline == "ollama")
+
+
+@pytest.mark.parametrize(
+    ("isa", "build", "lacks"),
+    [
+        (("avx512_bf16",), "AVX512 = 1", "AVX512_BF16"), (("avx_vnni",), "AVX2 = 1", "AVX_VNNI"),
+        (("avx_vnni", "avx512_vnni"), "AVX512_VNNI = 1", ""),
+        (("avx2", "amx_int8"), "AVX2 = 1", ""), (("asimddp", "i8mm"), "DOTPROD=1", "MATMUL_INT8"),
+        (("sve",), "NEON = 1", "SVE"),
+    ],
+)  # fmt: skip
+def test_a_build_must_have_what_the_processor_offers(isa, build, lacks):
+    told = check(compared(native(build, isa), baseline="ollama"), "built for this machine")
+    assert told.passed == (not lacks) and f"without {lacks}," * bool(lacks) in told.detail
+
+
+def test_that_llama_cpp_was_not_measured_beside_ollama_is_told():
+    rows = native("CPU.0.AVX2=1", ("avx2",))
+    assert "llama.cpp was not measured beside Ollama" in compared(rows, baseline="ollama").sentence
+    third = rows[rows["engine"] == "fast"].assign(engine="llamacpp")
+    both = pd.concat([rows, third], ignore_index=True)
+    assert "llama.cpp" not in compared(both, baseline="ollama").sentence
+    assert "llama.cpp" not in compared(frame(1.3)).sentence
+
+
 @pytest.mark.parametrize("flag", ["reloaded", "incorrect", "short", "cached", "merged"])
 def test_what_a_server_did_wrong_in_every_row_leaves_nothing_to_compare(flag):
     rows = frame(1.3)

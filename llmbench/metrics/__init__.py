@@ -47,7 +47,8 @@ COLUMNS = [
     "peak_bytes", *MEMORY, "output_sha256", "agreement", "others_cpu_s", "idle_wait_s",
     "energy_j", "energy_window_s", "energy_reason", "preview",
     "window", "twin", "layer_classes", "audit", "session", "prompt_sha256", "served_threads",
-    "served_device", "served_window", "build", "isa", "released", "received_tokens",
+    "served_device", "served_window", "build", "versions", "isa", "released",
+    "received_tokens",
 ]  # fmt: skip
 
 
@@ -146,6 +147,7 @@ def measured(rows: Sequence[dict], environments: Mapping[str, Mapping], run: str
            "served_device": served.column("device", object),
            "served_window": served.column("window", float),
            "build": served.column("build", object),
+           "versions": served.of(_versions, object),
            "isa": place.of(lambda known: tuple((known.get("machine") or {}).get("isa") or ()),
                            object),
            "output_sha256": witness.column("output_sha256", object),
@@ -197,6 +199,12 @@ def _options(point: Mapping) -> str:
     )
     asked = dict(point["engine_options"]) | limit
     return orjson.dumps(asked, option=orjson.OPT_SORT_KEYS).decode() if asked else ""
+
+
+def _versions(served: Mapping) -> str | None:
+    """What served, by name and version, as text; None where nothing is told."""
+    told = served.get("versions") or {}
+    return ", ".join(f"{name} {told[name]}" for name in sorted(told)) or None
 
 
 def _as_text(point: Mapping) -> str:

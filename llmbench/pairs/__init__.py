@@ -34,7 +34,7 @@ GROUP = ("run", "fingerprint", "study", "model", "batch_size", "output_tokens", 
 CHILD = ("run", "fingerprint", "study", "model", "device", "threads", "seed")  # that a child has
 UNIT = ("run", "fingerprint", "session", "process_run")  # names one process run, where they exist
 ASKED = (*GROUP, "prompt", "prompt_tokens")
-SERVED = ("impl", "attention_impl", "weight_format")
+SERVED = ("impl", "attention_impl", "weight_format", "build", "versions")
 
 
 def compare(
@@ -223,7 +223,7 @@ def _served_otherwise(copy: pd.DataFrame, first: pd.DataFrame) -> str:
     told = [
         f"{column} {_told(first[column])} against {_told(copy[column])}"
         for column in SERVED
-        if column in copy and set(copy[column]) != set(first[column])
+        if column in copy and set(copy[column].dropna()) != set(first[column].dropna())
     ]
     return f"the engine and its twin were served differently: {', '.join(told)}" if told else ""
 

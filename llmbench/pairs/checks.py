@@ -8,7 +8,7 @@ from scipy import stats
 
 from llmbench.pairs.agreement import outputs_agree
 from llmbench.pairs.ratios import Ratio
-from llmbench.pairs.served import health, lengths, same, weights, windows
+from llmbench.pairs.served import builds, health, lengths, same, weights, windows
 from llmbench.pairs.sides import Check, Sides, by_pair
 from llmbench.pairs.turns import whole
 from llmbench.stats import cached
@@ -45,6 +45,7 @@ def checks_of(
         _interleaved(sides),
         _others(sides),
         _pace(logs, sides.unit),
+        builds(sides),
         *health(sides),
         _aa(aa, metric, served_otherwise),
     )

@@ -81,6 +81,20 @@ def _window(side: pd.DataFrame) -> str:
     return ", ".join(sizes + ["as many as needed"] * bool(told.isna().any()))
 
 
+def builds(sides: Sides) -> Check:
+    """Whether one build of one version served all rows of a side: a rebuilt engine is another."""
+    name, told, several = "same build in all its rows", False, []
+    for side in (sides.target, sides.baseline):
+        for column in ("versions", "build"):
+            found = sorted(map(str, side[column].dropna().unique())) if column in side else []
+            told = told or bool(found)
+            if len(found) > 1:
+                several.append(f"{_who(side, side.index[0])}: {' against '.join(found)}")
+    if several or not told:
+        return Check(name, False if several else None, "; ".join(several) or "not recorded")
+    return Check(name, True, "one on each side")
+
+
 def health(sides: Sides) -> Iterator[Check]:
     """Whether native engines were built for this processor, by their own words.
 

@@ -47,6 +47,7 @@ def frame(
                             "prompt_sha256": f"{length}/{block}",
                             "output_tokens": 16, "received_tokens": 16.0,
                             "served_window": math.nan, "weight_format": "float32",
+                            "versions": "v 1",
                             "others_cpu_s": 0.0,
                             "audit": audit() if block == 0 else None, "run": "r", "seed": 17,
                             "decode_tok_per_s": 100 * speed * factor * random.normal(1, noise),
@@ -620,6 +621,25 @@ def test_a_native_engine_that_tells_no_build_gets_no_verdict(baseline):
 def test_a_build_must_have_what_the_processor_offers(isa, build, lacks):
     told = check(compared(native(build, isa), baseline="ollama"), "built for this machine")
     assert told.passed == (not lacks) and f"without {lacks}," * bool(lacks) in told.detail
+
+
+@pytest.mark.parametrize("column", ["build", "versions"])
+def test_rows_of_a_rebuilt_engine_are_not_pooled(column):
+    rows = frame(1.3)
+    one = np.where(rows["process_run"] < 3, "AVX2 = 1 | a", "AVX2 = 1 | b")
+    rows[column] = [
+        text if e == "slow" else "x" for text, e in zip(one, rows["engine"], strict=True)
+    ]
+    told = check(compared(rows), "same build in all its rows")
+    assert told.passed is False and "slow: AVX2 = 1 | a against AVX2 = 1 | b" in told.detail
+    assert compared(rows).verdict is None
+    assert compared(rows.assign(**{column: "x"})).verdict == "yes"
+
+
+def test_a_twin_of_another_build_is_no_pair_with_its_engine():
+    rows = frame(1.3)
+    found = compared(rows.assign(versions=np.where(rows["twin"], "ollama 2", "ollama 1")))
+    assert found.verdict is None and "ollama 1 against ollama 2" in found.why
 
 
 def test_that_llama_cpp_was_not_measured_beside_ollama_is_told():

@@ -28,7 +28,8 @@ TFLOPS = 10**12
 ISA = ("f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16",
        "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16",
        "asimddp", "i8mm", "bf16", "sve", "sve2")  # fmt: skip
-ENGINE_PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "bitsandbytes", "ollama")
+ENGINE_PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "bitsandbytes", "ollama",
+                   "llama_cpp_python")  # fmt: skip
 PACKAGES = (*ENGINE_PACKAGES, "llmbench")
 
 

@@ -185,6 +185,8 @@ def test_a_prompt_answered_from_a_cache():
     [("impl", "other", "impl cpu, other"),
      ("attention_impl", "flash", "attention_impl None, flash"),
      ("weight_format", "int8", "weight_format float32, int8"),
+     ("build", "AVX2 = 1", "build AVX2 = 1, None"),
+     ("versions", {"ollama": "0.17.4"}, "versions None, ollama 0.17.4"),
      ("weight_bytes", 50_000, "weight_bytes 100000, 50000")],
 )  # fmt: skip
 def test_a_contender_is_served_alike_in_every_process_and_as_its_twin(field, value, names):

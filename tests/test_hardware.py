@@ -58,6 +58,7 @@ def test_this_machine_is_described(here: Machine) -> None:
         lambda m: {"physical_cores": 97},
         lambda m: {"memory_bytes": m.memory_bytes + 2 * GiB},
         lambda m: {"packages": m.packages | {"torch": "0.0"}},
+        lambda m: {"packages": m.packages | {"llama_cpp_python": "0.0"}},
         lambda m: {"gpus": (Gpu("Tesla T4", 15 * GiB, "550", "7.5"),)},
         lambda m: {"kernel": "2.4.20"},
         lambda m: {"cgroup_cpus": 1.5},

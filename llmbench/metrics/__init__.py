@@ -40,14 +40,15 @@ COLUMNS = [
     "prompt_tokens", "context_len", "output_tokens", "device", "threads", "seed", "options",
     "process_run", "child", "block", "repeat", "status", "reason", "flags", "measured_at",
     "sequence", "environment",
-    "fingerprint", "impl", "attention_impl", "weight_format", "file_sha256", "weight_bytes",
-    "kv_format", "kv_bytes_per_token", "load_s", "ttft_s", "prefill_s", "tpot_s", "e2e_s",
-    "warmups", "warmup_s", "itl_s",
+    "fingerprint", "impl", "attention_impl", "weight_format", "file_sha256",
+    "weight_bytes", "kv_format", "kv_bytes_per_token", "load_s", "ttft_s", "prefill_s", "tpot_s",
+    "e2e_s", "warmups", "warmup_s", "itl_s",
     "prefill_tok_per_s", "decode_tok_per_s", "mbu", "mfu", "machine_busy_share", "kv_read_bytes",
     "peak_bytes", *MEMORY, "output_sha256", "agreement", "others_cpu_s", "idle_wait_s",
     "energy_j", "energy_window_s", "energy_reason", "preview",
     "window", "twin", "layer_classes", "audit", "session", "prompt_sha256", "served_threads",
-    "served_device", "build", "isa", "released", "received_tokens",
+    "served_device", "served_window", "build", "versions", "isa", "released",
+    "received_tokens",
 ]  # fmt: skip
 
 
@@ -144,7 +145,9 @@ def measured(rows: Sequence[dict], environments: Mapping[str, Mapping], run: str
            "session": row.of(lambda row: row.get("session") or "", object),
            "served_threads": served.column("threads", float),
            "served_device": served.column("device", object),
+           "served_window": served.column("window", float),
            "build": served.column("build", object),
+           "versions": served.of(_versions, object),
            "isa": place.of(lambda known: tuple((known.get("machine") or {}).get("isa") or ()),
                            object),
            "output_sha256": witness.column("output_sha256", object),
@@ -196,6 +199,12 @@ def _options(point: Mapping) -> str:
     )
     asked = dict(point["engine_options"]) | limit
     return orjson.dumps(asked, option=orjson.OPT_SORT_KEYS).decode() if asked else ""
+
+
+def _versions(served: Mapping) -> str | None:
+    """What served, by name and version, as text; None where nothing is told."""
+    told = served.get("versions") or {}
+    return ", ".join(f"{name} {told[name]}" for name in sorted(told)) or None
 
 
 def _as_text(point: Mapping) -> str:

@@ -34,7 +34,7 @@ GROUP = ("run", "fingerprint", "study", "model", "batch_size", "output_tokens", 
 CHILD = ("run", "fingerprint", "study", "model", "device", "threads", "seed")  # that a child has
 UNIT = ("run", "fingerprint", "session", "process_run")  # names one process run, where they exist
 ASKED = (*GROUP, "prompt", "prompt_tokens")
-SERVED = ("impl", "attention_impl", "weight_format")
+SERVED = ("impl", "attention_impl", "weight_format", "build", "versions")
 
 
 def compare(
@@ -151,7 +151,18 @@ def _claim(one: _One, rows: pd.DataFrame) -> Claim:
         tails=tails_of({one.target: mine, one.baseline: theirs}, one.metric, unit),
         runs=tuple(("/".join(map(str, run)), float(rows["log"].mean()))
                    for run, rows in logs.groupby(unit)),
+        beside=_beside(rows, one),
     )  # fmt: skip
+
+
+def _beside(rows: pd.DataFrame, one: _One) -> str:
+    """That llama.cpp, on which Ollama is built, was not measured beside it; '' where it was."""
+    if one.by != "engine" or one.baseline != "ollama":
+        return ""
+    for name, value in one.group:
+        rows = rows[rows[name].fillna("") == value] if name in ("run", "model") else rows
+    seen = (rows["engine"] == "llamacpp").any()
+    return "" if seen else "llama.cpp was not measured beside Ollama"
 
 
 def _why_few(one: _One, blocks: int) -> str:
@@ -212,7 +223,7 @@ def _served_otherwise(copy: pd.DataFrame, first: pd.DataFrame) -> str:
     told = [
         f"{column} {_told(first[column])} against {_told(copy[column])}"
         for column in SERVED
-        if column in copy and set(copy[column]) != set(first[column])
+        if column in copy and set(copy[column].dropna()) != set(first[column].dropna())
     ]
     return f"the engine and its twin were served differently: {', '.join(told)}" if told else ""
 

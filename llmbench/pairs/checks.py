@@ -1,8 +1,6 @@
 """What must hold before two engines may be compared, each as data: held, failed or not recorded."""
 
-import re
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +8,9 @@ from scipy import stats
 
 from llmbench.pairs.agreement import outputs_agree
 from llmbench.pairs.ratios import Ratio
+from llmbench.pairs.served import builds, health, lengths, same, weights, windows
 from llmbench.pairs.sides import Check, Sides, by_pair
+from llmbench.pairs.turns import whole
 from llmbench.stats import cached
 
 VOID = 0.03  # an A/A interval that misses 1 by more takes every verdict away
@@ -19,11 +19,10 @@ PACE, PACE_LUCK = 0.03, 0.001  # change of a ratio within process runs that is n
 OTHERS_S = 0.03  # CPU seconds of the other engines in a turn that the kernel's ticks can tell
 
 
-FEATURES = {"avx2": "AVX2", "avx512f": "AVX512", "avx512_vnni": "AVX512_VNNI"}  # /proc, ggml
-BUILT_WITH = re.compile(r"(\w+)\s*=\s*([01])")  # as ggml lists its features
-
-NEEDED = ("same weights", "same prompts", "outputs agree", "no answer from a cache",
-          "turns interleaved")  # without their evidence, no verdict  # fmt: skip
+# without their evidence, no verdict
+NEEDED = ("same weights", "same prompts", "same threads", "same device", "same output length",
+          "same context window", "outputs agree", "no answer from a cache",
+          "turns interleaved", "built for this machine")  # fmt: skip
 
 
 def checks_of(
@@ -34,41 +33,22 @@ def checks_of(
     `logs`: the blocks' log-ratios. `aa`: the A/A pair's; `served_otherwise`: why it is none.
     """
     return (
-        _weights(sides),
+        weights(sides),
         _prompts(sides),
-        _same(sides, "served_threads", "same threads"),
-        _same(sides, "served_device", "same device"),
-        _same(sides, "output_tokens", "same output length"),
-        _same(sides, "window", "same context window"),
+        same(sides, "served_threads", "same threads"),
+        same(sides, "served_device", "same device"),
+        lengths(sides),
+        windows(sides),
         outputs_agree(sides),
+        *whole(sides),
         _cache(sides),
         _interleaved(sides),
         _others(sides),
         _pace(logs, sides.unit),
-        *_health(sides),
+        builds(sides),
+        *health(sides),
         _aa(aa, metric, served_otherwise),
     )
-
-
-def _same(sides: Sides, column: str, name: str) -> Check:
-    if not sides.known(column):
-        return Check(name, None, "not recorded")
-    mine, theirs = sides.values(column)
-    same = mine == theirs and len(mine) <= 1
-    if column == "window" and mine == theirs == ["0"]:
-        return Check(name, True, "none was asked for")
-    return Check(name, same, ", ".join(mine) if same else f"{', '.join(mine)} against "
-                 f"{', '.join(theirs)}")  # fmt: skip
-
-
-def _weights(sides: Sides) -> Check:
-    found = _same(sides, "model_sha256", "same weights")
-    if not sides.known("weight_format") or found.passed is None:
-        return found
-    mine, theirs = sides.values("weight_format")
-    how = ", ".join(mine) if mine == theirs else f"{', '.join(mine)} against {', '.join(theirs)}"
-    detail = f"sha256 {found.detail[:12]}, held as {how}" if found.passed else "other files"
-    return found._replace(detail=detail)
 
 
 def _prompts(sides: Sides) -> Check:
@@ -154,27 +134,6 @@ def _pace(logs: pd.DataFrame, unit: Sequence[str]) -> Check:
     changed = abs(middle) >= PACE and abs(middle) > reach
     detail = f"it changes by {100 * np.expm1(middle):+.1f} % from the first block to the last"
     return Check(name, not changed, detail)
-
-
-def _health(sides: Sides) -> Iterator[Check]:
-    """Whether native engines were built for this processor; nothing where no engine tells."""
-    name, lacking, told = "built for this machine", {}, False
-    for side in (sides.target, sides.baseline):
-        builds = side["build"].dropna() if "build" in side and "isa" in side else ()
-        for place, build in builds.items() if len(builds) else ():
-            told = True
-            have = {word for word, on in BUILT_WITH.findall(build) if on == "1"}
-            asked = {FEATURES[feature] for feature in side.at[place, "isa"] if feature in FEATURES}
-            if asked - have:
-                lacking[_who(side, place)] = ", ".join(sorted(asked - have))
-    if told:
-        detail = "; ".join(f"{who} without {what}, which this machine has"
-                           for who, what in lacking.items())  # fmt: skip
-        yield Check(name, not lacking, detail or "with all that its processor offers")
-
-
-def _who(side: pd.DataFrame, place: Any) -> str:
-    return str(side.at[place, "engine"]) if "engine" in side else "one side"
 
 
 def _aa(aa: Ratio | None, metric: str, served_otherwise: str) -> Check:

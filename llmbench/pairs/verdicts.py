@@ -45,6 +45,7 @@ class Claim:
     tails: tuple[Tail, ...]  # what surely few process runs exceed, of both sides
     prompts: tuple[int, int] | None = None  # tokens of the shortest and the longest
     runs: tuple[tuple[str, float], ...] = ()  # the natural log of each process run's ratio
+    beside: str = ""  # what a reader would want to see beside it and was not measured
     together: int = 1  # how many claims were corrected together
     verdict: str | None = None  # yes, no, inconclusive; None: not comparable
 
@@ -122,10 +123,11 @@ class Claim:
         counts += f" and {self.left_out} left out" if self.left_out else ""
         mine, theirs = self.formats
         held = f", weights in {mine} against {theirs}" if mine != theirs else ""
+        beside = f"; {self.beside}" if self.beside else ""
         return (
             f"{self.target} is {significant(self.ratio)} times as good as {self.baseline} in "
             f"{self.metric}{self._where} (95 % interval {_ratio(self.low)}–{_ratio(self.high)}, "
-            f"{counts}, noise floor {floor}{held})"
+            f"{counts}, noise floor {floor}{held}{beside})"
         )
 
     @property

@@ -45,7 +45,10 @@ def frame(
                             "status": "ok", "flags": (), "threads": 2, "device": "cpu", "window": 0,
                             "served_threads": 2.0, "served_device": "cpu", "repeat": 0,
                             "prompt_sha256": f"{length}/{block}",
-                            "output_tokens": 16, "weight_format": "float32", "others_cpu_s": 0.0,
+                            "output_tokens": 16, "received_tokens": 16.0,
+                            "served_window": math.nan, "weight_format": "float32",
+                            "versions": "v 1",
+                            "others_cpu_s": 0.0,
                             "audit": audit() if block == 0 else None, "run": "r", "seed": 17,
                             "decode_tok_per_s": 100 * speed * factor * random.normal(1, noise),
                         })  # fmt: skip
@@ -180,8 +183,10 @@ def test_the_twin_of_a_third_engine_of_the_run_tells_the_noise():
     ("change", "name"),
     [
         ({"model_sha256": "x" * 32}, "same weights"),
-        ({"threads": 4}, "same threads"),
-        ({"output_tokens": 8}, "same output length"),
+        ({"served_threads": 4.0}, "same threads"),
+        ({"served_device": "cuda"}, "same device"),
+        ({"received_tokens": 12.0}, "same output length"),
+        ({"served_window": 24.0}, "same context window"),
         ({"others_cpu_s": 0.5}, "the other engines idle"),
     ],
 )
@@ -190,14 +195,43 @@ def test_each_check_can_fail_and_takes_the_verdict(change, name):
     fast = rows["engine"] == "fast"
     for column, value in change.items():
         rows.loc[fast, column] = value
-    if name in ("same threads", "same output length"):  # asked otherwise: no common question
-        with pytest.raises(CannotSay, match="no question in common"):
-            compared(rows)
-        return
     found = compared(rows)
     assert not check(found, name).passed
     assert found.verdict is None
     assert found.sentence.startswith(f"Not comparable ({name}")
+
+
+@pytest.mark.parametrize("change", [{"threads": 4}, {"output_tokens": 8}, {"window": 512}])
+def test_what_was_asked_otherwise_is_no_common_question(change):
+    rows = frame(1.3)
+    for column, value in change.items():
+        rows.loc[rows["engine"] == "fast", column] = value
+    with pytest.raises(CannotSay, match="no question in common"):
+        compared(rows)
+
+
+def test_a_larger_window_that_holds_all_is_told_and_holds():
+    rows = frame(1.3)
+    rows["served_window"] = np.where(rows["engine"] == "slow", 4096.0, math.nan)
+    found = check(compared(rows), "same context window")
+    assert found == ("same context window", True, "as many as needed against 4,096")
+    assert check(compared(frame(1.3)), "same context window").detail == "as many as needed"
+
+
+def test_a_server_that_does_not_tell_its_window_gets_no_verdict():
+    rows = frame(1.3).replace({"engine": {"slow": "ollama"}})
+    found = compared(rows, baseline="ollama")
+    assert found.verdict is None and check(found, "same context window").passed is None
+
+
+@pytest.mark.parametrize(
+    ("column", "name"),
+    [("served_threads", "same threads"), ("served_device", "same device"),
+     ("received_tokens", "same output length"), ("served_window", "same context window")],
+)  # fmt: skip
+def test_how_it_was_served_must_be_told(column, name):
+    found = compared(frame(1.3).drop(columns=column))
+    assert found.verdict is None and check(found, name).passed is None and name in found.why
 
 
 def test_other_outputs_and_a_cache_are_seen():
@@ -555,12 +589,105 @@ def test_nothing_is_said_of_builds_that_nobody_tells():
     assert "built for this machine" not in {c.name for c in compared(rows).checks}
 
 
+def native(build, isa, baseline="ollama"):
+    """Rows of `fast` against a native engine that tells `build` on a machine that has `isa`."""
+    rows = frame(1.3).assign(served_window=4096.0).replace({"engine": {"slow": baseline}})
+    builds = [build if engine == baseline else None for engine in rows["engine"]]
+    return rows.assign(build=builds, isa=[isa] * len(rows))
+
+
+@pytest.mark.parametrize("baseline", ["ollama", "llamacpp"])
+def test_a_native_engine_that_tells_no_build_gets_no_verdict(baseline):
+    whole = native("CPU.0.AVX2=1", ("avx2",), baseline)
+    assert compared(whole, baseline=baseline).verdict == "yes"
+    some = whole["build"].where(whole["block"] > 0)
+    for rows in (native(None, ("avx2",), baseline), whole.drop(columns="build"),
+                 whole.assign(build=some), native("CPU.0.AVX2=1", (), baseline),
+                 whole.drop(columns="isa")):  # fmt: skip
+        found = compared(rows, baseline=baseline)
+        assert found.verdict is None and check(found, "built for this machine").passed is None
+        assert ("OLLAMA_HOST" in found.why) == (baseline == "ollama")
+
+
+@pytest.mark.parametrize(
+    ("isa", "build", "lacks"),
+    [
+        (("avx512_bf16",), "AVX512 = 1", "AVX512_BF16"), (("avx_vnni",), "AVX2 = 1", "AVX_VNNI"),
+        (("avx_vnni", "avx512_vnni"), "AVX512_VNNI = 1", ""),
+        (("avx2", "amx_int8"), "AVX2 = 1", ""), (("asimddp", "i8mm"), "DOTPROD=1", "MATMUL_INT8"),
+        (("sve",), "NEON = 1", "SVE"),
+    ],
+)  # fmt: skip
+def test_a_build_must_have_what_the_processor_offers(isa, build, lacks):
+    told = check(compared(native(build, isa), baseline="ollama"), "built for this machine")
+    assert told.passed == (not lacks) and f"without {lacks}," * bool(lacks) in told.detail
+
+
+@pytest.mark.parametrize("column", ["build", "versions"])
+def test_rows_of_a_rebuilt_engine_are_not_pooled(column):
+    rows = frame(1.3)
+    one = np.where(rows["process_run"] < 3, "AVX2 = 1 | a", "AVX2 = 1 | b")
+    rows[column] = [
+        text if e == "slow" else "x" for text, e in zip(one, rows["engine"], strict=True)
+    ]
+    told = check(compared(rows), "same build in all its rows")
+    assert told.passed is False and "slow: AVX2 = 1 | a against AVX2 = 1 | b" in told.detail
+    assert compared(rows).verdict is None
+    assert compared(rows.assign(**{column: "x"})).verdict == "yes"
+
+
+def test_a_twin_of_another_build_is_no_pair_with_its_engine():
+    rows = frame(1.3)
+    found = compared(rows.assign(versions=np.where(rows["twin"], "ollama 2", "ollama 1")))
+    assert found.verdict is None and "ollama 1 against ollama 2" in found.why
+
+
+def test_that_llama_cpp_was_not_measured_beside_ollama_is_told():
+    rows = native("CPU.0.AVX2=1", ("avx2",))
+    assert "llama.cpp was not measured beside Ollama" in compared(rows, baseline="ollama").sentence
+    third = rows[rows["engine"] == "fast"].assign(engine="llamacpp")
+    both = pd.concat([rows, third], ignore_index=True)
+    assert "llama.cpp" not in compared(both, baseline="ollama").sentence
+    assert "llama.cpp" not in compared(frame(1.3)).sentence
+
+
 @pytest.mark.parametrize("flag", ["reloaded", "incorrect", "short", "cached", "merged"])
 def test_what_a_server_did_wrong_in_every_row_leaves_nothing_to_compare(flag):
     rows = frame(1.3)
     rows["flags"] = [(flag,) if engine == "slow" else () for engine in rows["engine"]]
     with pytest.raises(CannotSay, match=flag):
         compared(rows)
+
+
+def spoilt(flag, blocks, engine="slow"):
+    """Rows whose `engine` is flagged in so many of its 30 blocks."""
+    rows = frame(1.7)
+    at = 5 * rows["process_run"] + rows["block"] < blocks
+    rows["flags"] = [(flag,) if s else () for s in at & (rows["engine"] == engine) & ~rows["twin"]]
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("flag", "name", "rare"),
+    [("short", "answers whole", 6), ("incorrect", "prompts read whole", 3),
+     ("reloaded", "model stayed loaded", 3)],
+)  # fmt: skip
+@pytest.mark.parametrize("engine", ["fast", "slow"])
+def test_what_went_wrong_often_takes_the_verdict_away_and_rarely_is_told(flag, name, rare, engine):
+    few = compared(spoilt(flag, rare, engine), at_least=1.5)
+    told = check(few, name)
+    assert few.verdict == "yes" and told.passed and f"{rare} of 30" in told.detail
+    assert few.left_out == rare
+    many = compared(spoilt(flag, rare + 1, engine), at_least=1.5)
+    assert many.verdict is None and not check(many, name).passed and name in many.why
+    assert f"{rare + 1} of 30" in many.why and "no accident" in many.why
+
+
+def test_an_engine_that_is_lost_often_is_not_compared():
+    rows = frame(1.7)
+    rows.loc[(rows["block"] < 2) & (rows["engine"] == "slow"), "status"] = "engine_lost"
+    found = compared(rows)
+    assert found.verdict is None and "12 of 30" in check(found, "answers whole").detail
 
 
 def test_another_file_is_not_the_same_weights():

@@ -24,7 +24,7 @@ from llmbench.points import parse_shard, plan
 from llmbench.progress import Progress
 from llmbench.redact import redact_tree
 from llmbench.strict_yaml import dump_yaml
-from llmbench.sweep import check_device, check_options
+from llmbench.sweep import check_here, check_options
 from llmbench.units import seconds
 
 NOTEBOOK_OF = {  # adding a study: its notebook, and one line here
@@ -76,7 +76,7 @@ def run(
     studies = _chosen(loaded, only)
     for study in studies.values():
         check_options(study)
-        check_device(study)
+        check_here(study)
     parse_shard(shard)
     run_id = run_id or f"{Path(params).stem}-{_hash(loaded.model_dump())[:8]}"
     folder = store.create_run(run_id, outputs)

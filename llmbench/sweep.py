@@ -89,7 +89,7 @@ def measure(name: str, *, shard: str = "", outputs: Path | None = None, **fields
 def measure_study(name: str, study: Study, *, shard: str = "", outputs: Path | None = None) -> Run:
     """`measure` for a study that is already validated."""
     check_options(study)
-    check_device(study)
+    check_here(study)
     study, left_out = present(study)
     groups = plan(name, study, shard or os.environ.get("LLMBENCH_SHARD", "1/1"))
     run_id = study.run_id or default_run_id(name, groups)
@@ -201,11 +201,15 @@ def check_options(study: Study) -> None:
             raise BadParams(f"engine {name} decodes one row at a time", how="batch_sizes: [1]")
 
 
-def check_device(study: Study) -> None:
-    """Raises: Missing when a GPU is asked for and there is none, before weights are made for it.
+def check_here(study: Study) -> None:
+    """Raises: Missing when an engine or a GPU that is asked for is not here, before anything.
 
     A planted law says by itself that it has no device.
     """
+    from llmbench import engines
+
+    for name, options, _ in study.contenders:
+        engines.check_installed(name, options)
     real = {contender.engine for contender in study.contenders} - {"fake"}
     if study.device != "cuda" or not real:
         return

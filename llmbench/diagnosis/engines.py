@@ -10,20 +10,13 @@ from pathlib import Path
 
 from llmbench import hardware
 from llmbench.diagnosis.finding import Finding
+from llmbench.engines import MODULES
 from llmbench.engines.ollama_server import FLOOR, find_binary, host_from_environment, is_old
 from llmbench.errors import Missing
 from llmbench.params import ENGINES
 
 LIMIT_S = 20.0
 BUILD = "import llama_cpp; print(llama_cpp.llama_print_system_info().decode())"
-MODULES = {  # what an engine imports, and what brings it
-    "edge": (("torch", "safetensors"), "pip install 'llmbench[transformers]'"),
-    "fake": ((), ""),
-    "llamacpp": (("llama_cpp",), "make llamacpp"),
-    "ollama": (("ollama",), "pip install 'llmbench[ollama]'"),
-    "transformers": (("torch", "transformers", "safetensors"),
-                     "pip install 'llmbench[transformers]'"),
-}  # fmt: skip
 WITHOUT_GGUF = {"edge": "GGUF files", "llamacpp": "model folders", "ollama": "model folders"}
 
 

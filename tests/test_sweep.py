@@ -92,6 +92,13 @@ def test_a_fault_becomes_a_record_and_the_sweep_goes_on(outputs, planted, expect
     assert done.complete == (expected == "oom")
 
 
+def test_a_crash_names_the_model_and_the_bytes_of_its_file(outputs):
+    run(outputs, engine_options={"fake": {"crash_above": 1}}, process_runs=1, context_lens=[10])
+    [lost] = rows(outputs)
+    sha256 = find_model("builtin:tiny").sha256
+    assert f"signal SIGKILL, with builtin:tiny (sha256 {sha256[:12]})" in lost["reason"]
+
+
 def test_failures_are_tried_again_and_settled_rows_are_not(outputs):
     planted = {"engine_options": {"fake": {"crash_above": 25}}, "process_runs": 1}
     run(outputs, **planted)

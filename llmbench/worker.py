@@ -279,8 +279,9 @@ class Session:
     def _check_window(self, point: Point) -> None:
         """Raises: Refused when the window is more than was trained, unasked, or too small."""
         window, tokens = point.window, point.prompt_tokens + point.output_tokens
-        if window and self.trained and window > self.trained:
-            raise Refused(f"a window of {window} tokens; the model was trained to {self.trained}")
+        if window and self.trained and window > self.trained and not point.beyond_trained:
+            raise Refused(f"a window of {window} tokens; the model was trained to {self.trained}",
+                          how="beyond_trained: true, for its cost only")  # fmt: skip
         if window and tokens > window:
             raise Refused(f"{tokens} tokens of prompt and answer in a window of {window}",
                           how="fewer answer_tokens")  # fmt: skip

@@ -8,10 +8,12 @@ from itertools import pairwise
 import psutil
 import pytest
 
-from llmbench import store
+from llmbench import store, tables
 from llmbench.errors import BadParams, StoreFailed, StudyFailed
 from llmbench.findings import about, circumstances
+from llmbench.findings.windows import window_sentences
 from llmbench.hardware import environment
+from llmbench.metrics import read
 from llmbench.models import shapes
 from llmbench.models.source import find_model
 from llmbench.sweep import describe_machine, measure, status
@@ -247,6 +249,25 @@ def test_an_engine_that_sets_a_window_aside_is_told_which(outputs, monkeypatch):
             context_lens=[32, 64], output_tokens=4, process_runs=1, blocks=1)  # fmt: skip
     loads = [message["window"] for message in asked if message["do"] == "load"]
     assert sorted(loads) == [32, 64, 2048]
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_windows_beyond_the_trained_context_only_when_asked_and_labelled(
+    outputs, asked, monkeypatch
+):
+    monkeypatch.setattr("llmbench.turns.Patience.wait_for_quiet", lambda self: False)
+    measure("context_windows", outputs=outputs, run_id="r", engines=["fake"], prompts=["hello"],
+            context_lens=[2048, 4096], output_tokens=4, answer_tokens=4, process_runs=1, blocks=1,
+            beyond_trained=asked, threads=1)  # fmt: skip
+    told = {row["point"]["window"]: (row["status"], "beyond_context" in row["flags"])
+            for row in rows(outputs) if row["point"]["prompt"] == "exact"}  # fmt: skip
+    assert told == {2048: ("ok", False), 4096: ("ok", True) if asked else ("refused", False)}
+    frame = read(outputs / "r")
+    frame["flags"] = [tuple({*flags} & {"beyond_context"}) for flags in frame["flags"]]
+    table = tables.windows_table(frame)
+    assert list(table["Doubling"]) == ["2,048 → 4,096 (cost only)"] * asked
+    said = window_sentences(frame)
+    assert ("2,048 → 4,096 tokens (cost only), takes" in " ".join(said)) == asked
 
 
 def test_patience_ends():

@@ -226,6 +226,12 @@ def package_versions(names: tuple[str, ...]) -> dict[str, str]:
     return versions
 
 
+def release(version: str) -> tuple[int, ...]:
+    """'0.17.4-rc1' → (0, 17, 4); what is no number is older than all: ()."""
+    found = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(part) for part in found[0].split(".")) if found else ()
+
+
 def cgroup_dirs(controller: str) -> tuple[Path, ...]:
     """Folders of this process's control group for "cpu" or "memory", innermost first."""
     for line in (_read(PROC / "self/cgroup") or "").splitlines():

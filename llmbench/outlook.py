@@ -48,6 +48,7 @@ class Foreseen:
     why: str
     window: int = 0  # tokens; 0: as many as are needed
     trained_context: int | None = None  # tokens; None: not known
+    beyond_trained: bool = False  # its window is asked for though it is larger than that
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,7 @@ def _one(point: Point, repeats: int, limit: int, roofs: Roofs | None) -> Foresee
         peak_bytes=predicted.peak_bytes if predicted else None,
         fits=predicted.fits if predicted else None, seconds_at_least=least, why=why,
         window=point.window, trained_context=_trained(point.model),
+        beyond_trained=point.beyond_trained,
     )  # fmt: skip
 
 
@@ -205,8 +207,11 @@ def _beyond(points: Iterable[Foreseen]) -> Iterator[str]:
             models.setdefault(p.model, []).append(p)
     for name, beyond in sorted(models.items()):
         trained = f"beyond its trained context of {beyond[0].trained_context:,} tokens"
-        if windows := sorted({f"{p.window:,}" for p in beyond if p.window}):
-            yield f"{name}: windows {trained} will be refused: {', '.join(windows)}"
+        for asked, fate in ((False, "will be refused"), (True, "tell costs only")):
+            windows = {p.window for p in beyond if p.window and p.beyond_trained == asked}
+            if windows:
+                listed = ", ".join(f"{window:,}" for window in sorted(windows))
+                yield f"{name}: windows {trained} {fate}: {listed}"
         if free := [p.prompt_tokens + p.output_tokens for p in beyond if not p.window]:
             yield f"{name}: up to {max(free):,} tokens of prompt and answer, {trained}: cost only"
 

@@ -281,6 +281,7 @@ class ContextWindows(Lengths):
     output_tokens: Tokens = 32
     prompts: list[Prompt] = list(TASKS)
     answer_tokens: Tokens = 128  # of each prompt's answer
+    beyond_trained: bool = False  # windows the model was not trained for, too: they tell costs only
 
     @model_validator(mode="after")
     def _room_for_a_prompt(self) -> "ContextWindows":

@@ -1,6 +1,7 @@
 """A study → its repeats: keyed by content, engines interleaved, order shuffled from the seed."""
 
 import itertools
+import math
 import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -102,10 +103,13 @@ def window_cells(study: ContextWindows, source: ModelSource) -> Iterator[dict[st
 
     All named prompts have one window: the usual one, or less where the model was trained for less.
     """
+    trained = source.config.get("max_position_embeddings") or math.inf
     for batch_size, window in itertools.product(study.batch_sizes, study.context_lens):
         tokens = window - study.output_tokens - START
-        yield _cell(study, "exact", tokens, batch_size) | {"window": window}
-    usual = min(USUAL_WINDOW, source.config.get("max_position_embeddings") or USUAL_WINDOW)
+        beyond = study.beyond_trained and window > trained
+        yield _cell(study, "exact", tokens, batch_size) | {
+            "window": window, "beyond_trained": beyond}  # fmt: skip
+    usual = min(USUAL_WINDOW, trained)
     answer = {"output_tokens": study.answer_tokens, "window": usual}
     for prompt in study.prompts:
         yield _cell(study, prompt, prompt_tokens(prompt, source.tokenizer)) | answer

@@ -7,7 +7,7 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 SCHEMA_VERSION = 2  # 1 had no `audit twin window session prompt_sha256`; it is still read
 PROTOCOL_VERSION = 1  # what is clocked and how; part of every key, raise it when that changes
@@ -51,8 +51,15 @@ class Point(Noun):
     threads: int
     seed: int
     memory_limit_bytes: int  # what the child may allocate beyond its imports; 0: what is free
-    window: int = 0  # context window asked for: the model must be trained for it; 0: none is asked
+    window: int = 0  # context window asked for; 0: none is
+    beyond_trained: bool = False  # the window may be larger than the model was trained for
     twin: bool = False  # the same engine a second time: with the first it is the A/A pair
+
+    @model_serializer(mode="wrap")
+    def _without_what_was_not_asked(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a false `beyond_trained`: keys stay those of records made before the field."""
+        asked = written(self)
+        return {name: asked[name] for name in asked if name != "beyond_trained" or asked[name]}
 
     @property
     def context_len(self) -> int:

@@ -71,6 +71,8 @@ class Lane:
             named = {"child": secrets.token_hex(4)}
             self.served, self.loaded = Served.model_validate(answer["served"] | named), True
             self.child.servers = answer["servers"] and answer["servers"][:1]
+            if self.served.file_sha256:  # what a folder was exported to
+                self.child.holds = self.first.model, self.served.file_sha256
         else:
             self.close()
             if answer["status"] in FAILURES:

@@ -66,6 +66,7 @@ class Child:
         self._channel = Connection(ours.detach())
         self._ps = psutil.Process(self.process.pid)
         self.servers: list[int] | None = []  # that work for it, told when the model is loaded
+        self.holds: tuple[str, str] | None = None  # model and sha256 it was given, once it was
 
     def watch(self) -> TreeWatch | None:
         """A fresh watch over its memory and that of its servers; None when they cannot be seen."""
@@ -78,6 +79,8 @@ class Child:
 
         Raises: ChildLost when it dies or is silent for `timeout_s`.
         """
+        if message["do"] == "load":
+            self.holds = message["model"], message["sha256"]
         try:
             self._channel.send_bytes(json.dumps(message, allow_nan=False).encode())
         except OSError:  # it died amid a message
@@ -119,12 +122,14 @@ class Child:
         self._lifeline = -1
 
     def _lost(self) -> ChildLost:
-        """Why the child is gone: its signal or exit code, and the last it said."""
+        """Why the child is gone: its signal or exit code, on which bytes, and the last it said."""
         code = self.process.wait()
         self.kill()
         if code == -signal.SIGKILL and (oom_kills() or 0) > (self._oom_kills or 0):
             return ChildLost("oom", "killed by the kernel: the machine was out of memory")
         how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+        if self.holds:
+            how += f", with {self.holds[0]} (sha256 {self.holds[1][:12]})"
         return ChildLost("failed", f"the engine's process ended with {how}{self._last_words()}")
 
     def _last_words(self, size: int = 2000) -> str:
@@ -274,10 +279,11 @@ class Session:
         return ["beyond_context"] if self.trained and tokens > self.trained else []
 
     def _check_window(self, point: Point) -> None:
-        """Raises: Refused when the window is more than was trained, or less than is asked in it."""
+        """Raises: Refused when the window is more than was trained, unasked, or too small."""
         window, tokens = point.window, point.prompt_tokens + point.output_tokens
-        if window and self.trained and window > self.trained:
-            raise Refused(f"a window of {window} tokens; the model was trained to {self.trained}")
+        if window and self.trained and window > self.trained and not point.beyond_trained:
+            raise Refused(f"a window of {window} tokens; the model was trained to {self.trained}",
+                          how="beyond_trained: true, for its cost only")  # fmt: skip
         if window and tokens > window:
             raise Refused(f"{tokens} tokens of prompt and answer in a window of {window}",
                           how="fewer answer_tokens")  # fmt: skip

@@ -82,6 +82,18 @@ def test_a_llama_cpp_that_crashes_is_missing_and_takes_nobody_along(
     assert engines._engine("llamacpp").detail.endswith("built with AVX2 OPENMP")
 
 
+@pytest.mark.parametrize(("version", "state"), [("0.3.16", "missing"), ("0.3.17", "ok")])
+def test_a_llama_cpp_with_a_known_hole_is_missing(
+    monkeypatch: pytest.MonkeyPatch, version: str, state: str
+) -> None:
+    monkeypatch.setattr(engines, "find_spec", lambda name: True)
+    monkeypatch.setattr(engines, "BUILD", "print('CPU : AVX2 = 1')")
+    monkeypatch.setattr(engines.hardware, "package_versions", lambda names: {names[0]: version})
+    found = engines._engine("llamacpp")
+    assert (found.state, f"llama-cpp-python is {version}" in found.detail) == (
+        state, state == "missing")  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("said", "state", "detail"),
     [("Warning: client version is 0.17.4", "ok", "server 0.17.4"),

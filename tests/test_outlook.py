@@ -208,12 +208,15 @@ def test_a_plan_makes_no_weights(tmp_path, monkeypatch):
                 "of 2,048 tokens: cost only"),
     ("context_windows", "builtin:tiny: windows beyond its trained context of 2,048 tokens will be "
                         "refused: 4,096"),
+    ("context_windows: {beyond_trained: true, ",
+     "builtin:tiny: windows beyond its trained context of 2,048 tokens tell costs only: 4,096"),
 ])  # fmt: skip
 def test_more_than_was_trained_for_is_warned_of(study, said, tmp_path):
     path = tmp_path / "p.yaml"
-    text = "studies: {%s: {engines: [fake], output_tokens: 11, context_lens: [2048, 4096]}}"
-    path.write_text(text % study)
+    begun = study if "{" in study else f"{study}: {{"
+    text = "studies: {%sengines: [fake], output_tokens: 11, context_lens: [2048, 4096]}}"
+    path.write_text(text % begun)
     assert said in llmbench.plan(path, outputs=tmp_path).sentences()
-    path.write_text(text.replace("2048, 4096", "512, 2037") % study)
+    path.write_text(text.replace("2048, 4096", "512, 2037") % begun)
     told = llmbench.plan(path, outputs=tmp_path).sentences()
     assert not any("trained context" in line for line in told)

@@ -1,5 +1,7 @@
 """The plan: keys by content, engines interleaved, order shuffled, shards disjoint."""
 
+import hashlib
+import json
 from itertools import groupby
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from llmbench.errors import BadParams
 from llmbench.params import make_study
 from llmbench.points import plan
+from llmbench.record import PROTOCOL_VERSION
 
 
 def study(**fields):
@@ -75,6 +78,23 @@ def test_shards_are_disjoint_and_whole():
 def test_wrong_shards_are_refused(shard):
     with pytest.raises(BadParams, match="I/N"):
         plan("scaling", study(), shard)
+
+
+def test_only_a_window_beyond_the_trained_context_says_so():
+    """So that the keys of all others are those of runs made before this could be asked."""
+    asked = {"context_lens": [1024, 4096], "engines": ["edge"], "process_runs": 1}
+    studies = [
+        make_study("context_windows", asked | more) for more in ({}, {"beyond_trained": True})
+    ]
+    usual, beyond = ([r for group in plan("context_windows", one) for r in group.repeats]
+                     for one in studies)  # fmt: skip
+    assert {r.point.window for r in beyond if r.point.beyond_trained} == {4096}
+    changed = {r.key for r in beyond} ^ {r.key for r in usual}
+    assert changed == {r.key for r in [*usual, *beyond] if r.point.window == 4096}
+    asked = usual[0].model_dump() | {"protocol_version": PROTOCOL_VERSION}
+    assert "beyond_trained" not in asked["point"]
+    text = json.dumps(asked, sort_keys=True, separators=(",", ":"))
+    assert usual[0].key == hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def test_each_context_window_has_processes_of_its_own():

@@ -8,10 +8,12 @@ from itertools import pairwise
 import psutil
 import pytest
 
-from llmbench import store
+from llmbench import store, tables
 from llmbench.errors import BadParams, StoreFailed, StudyFailed
 from llmbench.findings import about, circumstances
+from llmbench.findings.windows import window_sentences
 from llmbench.hardware import environment
+from llmbench.metrics import read
 from llmbench.models import shapes
 from llmbench.models.source import find_model
 from llmbench.sweep import describe_machine, measure, status
@@ -90,6 +92,13 @@ def test_a_fault_becomes_a_record_and_the_sweep_goes_on(outputs, planted, expect
     assert by_size[30][0] == expected
     assert reason in by_size[30][1]
     assert done.complete == (expected == "oom")
+
+
+def test_a_crash_names_the_model_and_the_bytes_of_its_file(outputs):
+    run(outputs, engine_options={"fake": {"crash_above": 1}}, process_runs=1, context_lens=[10])
+    [lost] = rows(outputs)
+    sha256 = find_model("builtin:tiny").sha256
+    assert f"signal SIGKILL, with builtin:tiny (sha256 {sha256[:12]})" in lost["reason"]
 
 
 def test_failures_are_tried_again_and_settled_rows_are_not(outputs):
@@ -240,6 +249,25 @@ def test_an_engine_that_sets_a_window_aside_is_told_which(outputs, monkeypatch):
             context_lens=[32, 64], output_tokens=4, process_runs=1, blocks=1)  # fmt: skip
     loads = [message["window"] for message in asked if message["do"] == "load"]
     assert sorted(loads) == [32, 64, 2048]
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_windows_beyond_the_trained_context_only_when_asked_and_labelled(
+    outputs, asked, monkeypatch
+):
+    monkeypatch.setattr("llmbench.turns.Patience.wait_for_quiet", lambda self: False)
+    measure("context_windows", outputs=outputs, run_id="r", engines=["fake"], prompts=["hello"],
+            context_lens=[2048, 4096], output_tokens=4, answer_tokens=4, process_runs=1, blocks=1,
+            beyond_trained=asked, threads=1)  # fmt: skip
+    told = {row["point"]["window"]: (row["status"], "beyond_context" in row["flags"])
+            for row in rows(outputs) if row["point"]["prompt"] == "exact"}  # fmt: skip
+    assert told == {2048: ("ok", False), 4096: ("ok", True) if asked else ("refused", False)}
+    frame = read(outputs / "r")
+    frame["flags"] = [tuple({*flags} & {"beyond_context"}) for flags in frame["flags"]]
+    table = tables.windows_table(frame)
+    assert list(table["Doubling"]) == ["2,048 → 4,096 (cost only)"] * asked
+    said = window_sentences(frame)
+    assert ("2,048 → 4,096 tokens (cost only), takes" in " ".join(said)) == asked
 
 
 def test_patience_ends():

@@ -13,6 +13,7 @@ from llmbench.diagnosis.finding import Finding
 from llmbench.engines import MODULES
 from llmbench.engines.ollama_server import FLOOR, find_binary, host_from_environment, is_old
 from llmbench.errors import Missing
+from llmbench.models import llamacpp_library
 from llmbench.params import ENGINES
 
 LIMIT_S = 20.0
@@ -56,6 +57,9 @@ def _llamacpp() -> str:
                       how="make llamacpp builds it for this machine")  # fmt: skip
     features = " ".join(re.findall(r"(\w+) = 1", done.stdout))
     version = hardware.package_versions(("llama_cpp_python",)).get("llama_cpp_python", "")
+    if version and llamacpp_library.is_old(version):
+        raise Missing(f"llama-cpp-python is {version}; {llamacpp_library.FLOOR} or newer is safe "
+                      "with foreign files", how="make llamacpp")  # fmt: skip
     return f"llama-cpp-python {version}, built with {features or 'no features of the CPU'}"
 
 

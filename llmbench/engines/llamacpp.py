@@ -56,6 +56,7 @@ class LlamaCppOptions(Noun):
     n_gpu_layers: int | None = Field(None, ge=0)  # none: all on cuda, 0 on the CPU
     use_mmap: bool = True
     weights: ExportType | None = None  # of a folder, exported once; none: F32, which is exact
+    allow_old: bool = False  # a version with a known hole
 
 
 class LlamaCppEngine:
@@ -74,7 +75,7 @@ class LlamaCppEngine:
         self.device, self.threads = options.pop("device", "cpu"), options.pop("threads", 1)
         self.window = options.pop("window", 0)
         self.options = LlamaCppOptions(**options)
-        self.lib = llamacpp()
+        self.lib = llamacpp(allow_old=self.options.allow_old)
         layers = self._layers_asked()
         file = file_of(model, self.options.weights)
         self.files = (file,)

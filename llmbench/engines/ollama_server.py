@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import psutil
 
 from llmbench.errors import BadParams, Missing, Unsupported
+from llmbench.hardware import release
 from llmbench.models.shapes import cache_folder
 
 FLOOR = "0.17.1"  # Source: CVE-2026-7482, a GGUF file that leaks the server's memory
@@ -126,7 +127,7 @@ def open_server(host: str, *, allow_remote: str, allow_old: bool, tuning: dict[s
 
 def is_old(version: str) -> bool:
     """Whether it is below the floor; a version that is no number is."""
-    return _number(version) < _number(FLOOR)
+    return release(version) < release(FLOOR)
 
 
 def attach(host: str, allow_remote: str, timeout_s: float = 10.0) -> Server:
@@ -263,9 +264,3 @@ def _listening(port: int) -> int | None:
         return None
     return next((c.pid for c in found
                  if c.status == psutil.CONN_LISTEN and c.laddr.port == port), None)  # fmt: skip
-
-
-def _number(version: str) -> tuple[int, ...]:
-    """'0.17.4-rc1' → (0, 17, 4); what is no number counts as older than all."""
-    release = re.match(r"\d+(\.\d+)*", version)
-    return tuple(int(part) for part in release[0].split(".")) if release else ()

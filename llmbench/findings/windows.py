@@ -14,6 +14,7 @@ from llmbench.units import nbytes
 LINE = [*SERIES, "batch_size"]  # windows of one line differ in nothing but their size
 COLUMNS = ["Engine", "Model", "Batch (rows)", "Window (tokens)", "Doubling", "Time",
            "95 % interval", "Process runs"]  # fmt: skip
+COST_ONLY = " (cost only)"  # beside a window that the model was not trained for
 
 
 class Line(NamedTuple):
@@ -113,11 +114,13 @@ def doublings(frame: pd.DataFrame) -> pd.DataFrame:
     """How many times longer each doubled window takes: a row a pair of windows, `COLUMNS`."""
     made = []
     for line in lines(frame):
+        flagged = line.rows["flags"].map(lambda flags: "beyond_context" in flags).astype(bool)
+        beyond = set(line.rows["window"][flagged])
         for window, ratio in time_factors(line):
             ends = f"{fixed(ratio.low, 2)}{EN}{fixed(ratio.high, 2)}" if ratio.estimable else EN
-            made.append((line.engine, line.model, line.batch_size, window,
-                         f"{window // 2:,} → {window:,}", f"x {fixed(ratio.value, 2)}", ends,
-                         ratio.n))  # fmt: skip
+            pair = f"{window // 2:,} → {window:,}{COST_ONLY * (window in beyond)}"
+            made.append((line.engine, line.model, line.batch_size, window, pair,
+                         f"x {fixed(ratio.value, 2)}", ends, ratio.n))  # fmt: skip
     return pd.DataFrame(made, columns=COLUMNS)
 
 
@@ -125,8 +128,10 @@ def window_sentences(frame: pd.DataFrame) -> list[str]:
     """Time a doubling and memory a token, in words."""
     told = []
     for row in doublings(frame).itertuples(index=False):
-        told.append(f"{row[1]} with {row[0]}: filling a window of twice the size, {row[4]} tokens, "
-                    f"takes {row[5].removeprefix('x ')} times as long ({_sure(row[6])}, "
+        sizes = row[4].removesuffix(COST_ONLY)
+        label = row[4][len(sizes) :]
+        told.append(f"{row[1]} with {row[0]}: filling a window of twice the size, {sizes} tokens"
+                    f"{label}, takes {row[5].removeprefix('x ')} times as long ({_sure(row[6])}, "
                     f"{count(row[7], 'process run')}).")  # fmt: skip
     return [*told, *_memory(frame)]
 

@@ -7,8 +7,12 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
-from llmbench.errors import Missing
+from llmbench.errors import Missing, Unsupported
+from llmbench.hardware import release
 
+# The first llama-cpp-python with a llama.cpp of b8146 or newer. Source: CVE-2026-27940, a GGUF file
+# that writes beyond its buffers (mended in b8146, February 2026); 0.3.16 is of August 2025.
+FLOOR = "0.3.17"
 LINES = 4096  # of the log that are kept
 DEBUG, CONTINUED = 1, 5  # enum ggml_log_level
 _log: deque[str] = deque(maxlen=LINES)
@@ -16,8 +20,11 @@ _levels = [0]  # of the line that is being logged
 _kept: list[Any] = []  # the callback, which the library holds by address only
 
 
-def llamacpp() -> ModuleType:
-    """The `llama_cpp` module, its log turned to `log_lines`. Raises: Missing."""
+def llamacpp(*, allow_old: bool = False) -> ModuleType:
+    """The `llama_cpp` module, its log turned to `log_lines`.
+
+    Raises: Missing, Unsupported for a version with a known hole unless `allow_old`.
+    """
     if find_spec("llama_cpp") is None:
         raise Missing("llama.cpp is not installed here",
                       how="make llamacpp, or without the repository "
@@ -27,11 +34,21 @@ def llamacpp() -> ModuleType:
     except (ImportError, OSError, RuntimeError) as error:  # a build for another machine
         raise Missing("llama.cpp's library cannot be loaded", why=str(error),
                       how="make llamacpp builds it for this machine") from error  # fmt: skip
+    if is_old(llama_cpp.__version__) and not allow_old:
+        raise Unsupported(f"llama.cpp here is of llama-cpp-python {llama_cpp.__version__}",
+                          why=f"before {FLOOR} a crafted model file writes to foreign memory",
+                          how="make llamacpp; or engine_options: {llamacpp: {allow_old: true}}, "
+                          "which is recorded")  # fmt: skip
     if not _kept:
         _kept.append(llama_cpp.llama_log_callback(_keep))
         llama_cpp.llama_log_set(_kept[0], None)
         llama_cpp.llama_backend_init()
     return llama_cpp
+
+
+def is_old(version: str) -> bool:
+    """Whether a llama-cpp-python is below the floor; a version that is no number is."""
+    return release(version) < release(FLOOR)
 
 
 def _keep(level: int, text: bytes, data: Any) -> None:

@@ -3,7 +3,9 @@
 The watcher is the process that waits for the answer, so nothing is added to the one that is timed.
 A sample reads one line a process (some 20 µs each). Who belongs to the tree takes some ms to look
 up: that is done when one of it is gone, and every few seconds. In all this is some 0.4 % of a core.
-Shares of shared pages (pss, uss) take some 10 ms a GiB: they are never sampled.
+Shares of shared pages (pss, uss) are never sampled: one reading of a GiB of memory of its own took
+19 ms (of a mapped file 1.4 ms, at most 11), and holds up whatever that process maps meanwhile. They
+are read once after each turn, so their peak within it is not known.
 """
 
 import time

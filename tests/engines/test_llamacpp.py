@@ -1,12 +1,19 @@
 """The llamacpp engine: its numbers are transformers', its tokens are greedy, nothing is reused."""
 
+import os
+import signal
+
 import numpy as np
 import pytest
 
+from llmbench import worker
 from llmbench.engines.llamacpp import LlamaCppEngine
 from llmbench.errors import BadParams, Refused, Unsupported
 from llmbench.models.export import export
 from llmbench.models.source import find_model
+from llmbench.profilers.tree_watch import TreeWatch
+from llmbench.record import Point, Repeat
+from llmbench.turns import Lane
 from tests.families import FAMILIES, random_model
 
 pytestmark = pytest.mark.llamacpp
@@ -93,6 +100,34 @@ def test_nothing_of_a_prompt_is_left_for_the_next(engine):
     before = engine.next_logprobs(IDS, 5)
     list(engine.stream([[5] * 40], 3))
     assert engine.next_logprobs(IDS, 5) == before
+
+
+def test_a_death_inside_it_is_an_answer_that_names_the_file(tmp_path, monkeypatch):
+    """A signal as a native fault sends it, amid a turn; the next turn has a fresh child."""
+    file = export("builtin:tiny", tmp_path / "tiny.gguf", "Q8_0")
+    source = find_model(f"gguf:{file}")
+    point = Point(study="scaling", model=source.name, model_sha256=source.sha256, engine="llamacpp",
+                  engine_options={}, batch_size=1, prompt="exact", prompt_tokens=64, device="cpu",
+                  output_tokens=1900, threads=1, seed=17, memory_limit_bytes=0)  # fmt: skip
+    lane = Lane(point, 120.0, 0)
+    monkeypatch.setattr(worker, "TreeWatch", Killing)
+    lost = lane.take_turn(Repeat(point=point, process_run=0, block=0), 0)
+    monkeypatch.undo()
+    short = point.model_copy(update={"output_tokens": 4})
+    after = lane.take_turn(Repeat(point=short, process_run=0, block=0), 0)
+    lane.close()
+    assert (lost["status"], after["status"]) == ("failed", "ok")
+    said = f"ended with signal SIGSEGV, with gguf:{file} (sha256 {source.sha256[:12]})"
+    assert said in lost["reason"]
+
+
+class Killing(TreeWatch):
+    """Sends its child a SIGSEGV while it works."""
+
+    def sample(self):
+        super().sample()
+        if self.samples == 4:
+            os.kill(self.pids[0], signal.SIGSEGV)
 
 
 def test_what_serves_is_told(engine):

@@ -222,7 +222,8 @@ def _predicted(point: Point, limit: int, roofs: Roofs | None) -> tuple[Predictio
         return None, "a planted law needs no memory and knows no roof"
     dtype = _held(point)
     if dtype is None:
-        return None, f"memory of {point.engine_options['weights']} weights is not predicted"
+        its = point.engine_options.get("weights") or "a file's own"
+        return None, f"memory of {its} weights is not predicted; `llmbench inspect` tells a file's"
     holds = roofs.of_dtype(dtype) if roofs and point.device == "cpu" else None  # as probed
     try:
         found = predict(
@@ -239,6 +240,8 @@ def _held(point: Point) -> str | None:
     """In what an engine holds the weights: a file's own type, where it takes no `dtype`."""
     asked = point.engine_options
     if point.engine in ("llamacpp", "ollama"):
+        if point.model.startswith(("gguf:", "ollama:")):
+            return None
         return HELD.get(asked.get("weights"))
     return asked.get("dtype", "float32")
 

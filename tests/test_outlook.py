@@ -8,6 +8,7 @@ import llmbench
 from llmbench import kept_roofs, store
 from llmbench.hardware import Roofs, environment, fingerprint, machine
 from llmbench.models import shapes
+from llmbench.models.export import export
 from llmbench.pairs.power import side_sd, simulated
 
 TEXT = """
@@ -220,3 +221,13 @@ def test_more_than_was_trained_for_is_warned_of(study, said, tmp_path):
     path.write_text(text.replace("2048, 4096", "512, 2037") % begun)
     told = llmbench.plan(path, outputs=tmp_path).sentences()
     assert not any("trained context" in line for line in told)
+
+
+def test_a_files_own_type_is_not_taken_for_float32(params, tmp_path):
+    file = export("builtin:tiny", tmp_path / "tiny.gguf", "Q8_0")
+    asked = ["scaling.engines=[llamacpp]", f"scaling.models=['gguf:{file}']",
+             "scaling.batch_sizes=[1]"]  # fmt: skip
+    plan = llmbench.plan(params, asked, outputs=tmp_path)
+    (point,) = plan.points
+    assert point.peak_bytes is None
+    assert any("llmbench inspect" in line for line in plan.sentences())

@@ -26,7 +26,8 @@ from llmbench.record import Noun
 
 MAX_LINE = 1 << 20  # bytes; a token's line has some hundred
 BUSY_TRIES, BUSY_WAIT_S = 2, 5.0
-NOT_SERVED = ("unable to load model", "unsupported model", "does not support generate")
+NOT_SERVED = ("unable to load model", "error loading model", "unsupported model",
+              "does not support generate")  # fmt: skip
 NO_MEMORY = ("more system memory", "out of memory", "unable to allocate", "cudamalloc failed")
 
 

@@ -24,6 +24,7 @@ from llmbench.pairs.refusals import (
     prepared,
     usable,
 )
+from llmbench.pairs.served import kinship
 from llmbench.pairs.sides import Check, Sides
 from llmbench.pairs.tails import tails_of
 from llmbench.pairs.verdicts import ENOUGH_BLOCKS, STEADY_CV, Claim, Comparison, judged
@@ -151,7 +152,7 @@ def _claim(one: _One, rows: pd.DataFrame) -> Claim:
         tails=tails_of({one.target: mine, one.baseline: theirs}, one.metric, unit),
         runs=tuple(("/".join(map(str, run)), float(rows["log"].mean()))
                    for run, rows in logs.groupby(unit)),
-        beside=_beside(rows, one),
+        beside=_beside(rows, one), kinship=kinship(sides),
     )  # fmt: skip
 
 

@@ -4,10 +4,12 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import orjson
 import pandas as pd
 
 from llmbench.pairs.sides import Check, Sides, by_pair
 
+DEQUANTISED = ("float32", "bfloat16", "float16")  # of a file of another type, when it is loaded
 NATIVE = ("llamacpp", "ollama")  # engines of native code, which must tell what they are built for
 # /proc/cpuinfo's name → ggml's. Not AMX: the official Ollama is built without it
 FEATURES = {"avx2": "AVX2", "avx_vnni": "AVX_VNNI", "avx512f": "AVX512",
@@ -29,14 +31,63 @@ def same(sides: Sides, column: str, name: str) -> Check:
 
 
 def weights(sides: Sides) -> Check:
-    """Whether both sides were given the same bytes, and in which formats they hold them."""
+    """Whether both sides were given the same weights, and in which way they are the same."""
     found = same(sides, "model_sha256", "same weights")
-    if not sides.known("weight_format") or found.passed is None:
+    if found.passed is None:
         return found
-    mine, theirs = sides.values("weight_format")
-    how = ", ".join(mine) if mine == theirs else f"{', '.join(mine)} against {', '.join(theirs)}"
-    detail = f"sha256 {found.detail[:12]}, held as {how}" if found.passed else "other files"
+    if not found.passed:
+        return found._replace(detail="other files")
+    if len(set().union(*_files(sides))) > 1 and _one_type(sides):
+        names = " against ".join(", ".join(sha[:12] for sha in side) for side in _files(sides))
+        return Check(found.name, False, f"of one type, but of other files: {names}")
+    detail = f"sha256 {found.detail[:12]}"
+    if sides.known("weight_format"):
+        mine, theirs = (", ".join(values) for values in sides.values("weight_format"))
+        detail += f", held as {mine if mine == theirs else f'{mine} against {theirs}'}"
+        detail += f": {kind}" if (kind := kinship(sides)) else ""
     return found._replace(detail=detail)
+
+
+def kinship(sides: Sides) -> str:
+    """In which way weights of two formats are the same; '' for one format, or none told."""
+    if not sides.known("weight_format"):
+        return ""
+    mine, theirs = sides.values("weight_format")
+    if mine == theirs:
+        return ""
+    loose = [name for name in (*mine, *theirs) if name in DEQUANTISED]
+    files = _files(sides)
+    if all(files) and len(set().union(*files)) == 1 and loose:
+        return f"the same file, dequantised to {loose[0]}"
+    return "made of the same weights, in another format"
+
+
+def _files(sides: Sides) -> list[list[str]]:
+    """The sha256 of the files that were loaded, of each side; empty where it does not tell."""
+    told = (sides.target, sides.baseline)
+    return [sorted(side["file_sha256"].dropna().unique()) if "file_sha256" in side else []
+            for side in told]  # fmt: skip
+
+
+def _one_type(sides: Sides) -> bool:
+    """Whether both sides tell their file, and say that it is of one type: no choice parts them.
+
+    A GGUF file that was asked for by name is never another; an export is of the type in `weights`.
+    """
+    if not all(_files(sides)):
+        return any(len(files) > 1 for files in _files(sides))
+    formats = sides.values("weight_format") if sides.known("weight_format") else [[], []]
+    asked = [_asked_type(side) for side in (sides.target, sides.baseline)]
+    given = sides.values("model_sha256")[0]
+    named = any(given == files for files in _files(sides))
+    return formats[0] == formats[1] or named or (asked[0] == asked[1] != set())
+
+
+def _asked_type(side: pd.DataFrame) -> set[str]:
+    """The types in the option `weights`."""
+    options = side["options"].dropna().unique() if "options" in side else ()
+    found = [orjson.loads(text).get("weights") for text in options if str(text).startswith("{")]
+    return {str(kind) for kind in found if kind}
 
 
 def lengths(sides: Sides) -> Check:

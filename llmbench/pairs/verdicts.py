@@ -45,6 +45,7 @@ class Claim:
     tails: tuple[Tail, ...]  # what surely few process runs exceed, of both sides
     prompts: tuple[int, int] | None = None  # tokens of the shortest and the longest
     runs: tuple[tuple[str, float], ...] = ()  # the natural log of each process run's ratio
+    kinship: str = ""  # in which way weights of two formats are the same
     beside: str = ""  # what a reader would want to see beside it and was not measured
     together: int = 1  # how many claims were corrected together
     verdict: str | None = None  # yes, no, inconclusive; None: not comparable
@@ -123,6 +124,8 @@ class Claim:
         counts += f" and {self.left_out} left out" if self.left_out else ""
         mine, theirs = self.formats
         held = f", weights in {mine} against {theirs}" if mine != theirs else ""
+        related = any(check.name == "same weights" and check.passed for check in self.checks)
+        held += f": {self.kinship}" if held and self.kinship and related else ""
         beside = f"; {self.beside}" if self.beside else ""
         return (
             f"{self.target} is {significant(self.ratio)} times as good as {self.baseline} in "

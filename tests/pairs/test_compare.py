@@ -345,6 +345,49 @@ def test_other_formats_are_named():
     assert "weights in nf4 against float32" in compared(rows).sentence
 
 
+def held(formats, files, options=("", "")):
+    """Rows of `fast` and `slow` that hold their weights so, of these files."""
+    rows = frame(1.3)
+    fast = rows["engine"] == "fast"
+    told = {"weight_format": formats, "file_sha256": files, "options": options}
+    return rows.assign(**{name: [two[not f] for f in fast] for name, two in told.items()})
+
+
+def test_the_sentence_says_in_which_way_the_weights_are_the_same():
+    one = compared(held(("float32", "Q8_0"), ("a" * 64, "a" * 64)))
+    assert "weights in float32 against Q8_0: the same file, dequantised to float32" in one.sentence
+    for files in (("a" * 64, "b" * 64), (None, "b" * 64)):
+        found = compared(held(("bfloat16", "Q8_0"), files))
+        assert "Q8_0: made of the same weights, in another format" in found.sentence
+        assert "dequantised" not in found.sentence and found.checks[0].passed
+    same = compared(held(("Q8_0", "Q8_0"), ("a" * 64, "a" * 64)))
+    assert "made of" not in same.sentence and "same file" not in same.sentence
+
+
+@pytest.mark.parametrize(
+    ("formats", "options", "model"),
+    [
+        (("Q8_0", "Q8_0"), ("", ""), "m"),
+        (("float32", "Q8_0"), ('{"weights":"Q8_0"}', '{"weights":"Q8_0","n":1}'), "m"),
+        (("float32", "Q8_0"), ("", ""), "a"),
+    ],
+)  # fmt: skip
+def test_other_files_of_one_type_are_not_the_same_weights(formats, options, model):
+    rows = held(formats, ("a" * 64, "b" * 64), options).assign(model_sha256=model * 64)
+    found = compared(rows)
+    told = check(found, "same weights")
+    assert found.verdict is None and not told.passed
+    assert "aaaaaaaaaaaa against bbbbbbbbbbbb" in told.detail
+    assert "made of the same weights" not in found.sentence
+
+
+def test_a_file_that_changed_between_the_process_runs_is_not_the_same_weights():
+    rows = frame(1.3)
+    changed = np.where(rows["process_run"] < 3, "a" * 64, "b" * 64)
+    found = compared(rows.assign(file_sha256=np.where(rows["engine"] == "slow", changed, None)))
+    assert found.verdict is None and not check(found, "same weights").passed
+
+
 def test_distance_sees_other_tokens_and_other_prefixes():
     one = audit()
     other = audit() | {"next_ids": [[9, 5], [7, 8]], "next_logprobs": [[-0.1, -9.0], [-0.2, -2.0]]}

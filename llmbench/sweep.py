@@ -202,23 +202,21 @@ def check_options(study: Study) -> None:
 
 
 def check_here(study: Study) -> None:
-    """Raises: Missing when an engine or a GPU that is asked for is not here, before anything.
+    """Raises: Missing when a GPU or an engine that is asked for is not here, before anything.
 
     A planted law says by itself that it has no device.
     """
     from llmbench import engines
 
-    for name, options, _ in study.contenders:
-        engines.check_installed(name, options)
     real = {contender.engine for contender in study.contenders} - {"fake"}
-    if study.device != "cuda" or not real:
-        return
-    here = machine()
-    if not here.gpus:
+    here = machine() if study.device == "cuda" and real else None
+    if here and not here.gpus:
         raise Missing("device: cuda, and no GPU is found here", why=here.gpu_reason or "",
                       kept="nothing was started",
                       how="run it on its machine, or ask for device: cpu; llmbench doctor tells "
                           "more, llmbench plan works anywhere")  # fmt: skip
+    for name, options, _ in study.contenders:
+        engines.check_installed(name, options)
 
 
 def _check_engine_options(name: str, options: dict[str, Any]) -> None:

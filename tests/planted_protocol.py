@@ -77,5 +77,9 @@ def _timed(
     frame["prompt_sha256"] = [f"{n}/{b}" for n, b in zip(frame["context_len"], frame["block"],
                                                          strict=True)]  # fmt: skip
     frame["audit"] = [AUDIT if i == 0 else None for i in range(len(frame))]
+    frame["build"], frame["isa"] = "CPU : AVX2 = 1", [("avx2",)] * len(frame)
+    frame["versions"] = "v 1"
+    frame["served_window"] = np.where(frame["engine"] == "ollama", 4096.0, np.nan)
+    frame["served_threads"], frame["served_device"] = frame["threads"], frame["device"]
     frame["layer_classes"] = [{} for _ in range(len(frame))]
     return frame

@@ -3,7 +3,7 @@
 import json
 import shlex
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
+from itertools import chain, pairwise, repeat
 
 import psutil
 import pytest

@@ -304,6 +304,8 @@ class _Sweep:
         if answer["status"] == "ok":
             answer["flags"] = flags_of(answer, warmups, before)
             answer["audit"] = lane.take_audit(repeat)
+            if answer["audit"]:
+                answer["memory"] = answer["memory"] | lane.take_shares(repeat)
         return answer
 
     def _write(self, repeat: Repeat, lane: Lane, answer: dict[str, Any]) -> None:

@@ -114,6 +114,22 @@ class Lane:
             self.close()
             return None
 
+    def take_shares(self, repeat: Repeat) -> dict[str, Any]:
+        """Peaks of the shares of memory while the child answers once more, untimed; {}: not known.
+
+        A child that is lost here is replaced as one that is lost in its audit.
+        """
+        watch = self.child and self.child.watch_shares()
+        if not watch:
+            return {}
+        try:
+            asked = {"do": "answer", "repeat": (self.longest or repeat).model_dump()}
+            told = self.child.ask(asked, self.timeout_s, watch)
+        except ChildLost:
+            self.close()
+            return {}
+        return watch.views() if told["status"] == "ok" else {}
+
     def release(self, answer: dict[str, Any]) -> None:
         """Add to `answer` what the child holds once its model is released, and end the child."""
         if answer["status"] == "ok" and self.child:

@@ -31,11 +31,12 @@ from llmbench.errors import (
     Unsupported,
 )
 from llmbench.profilers.memory import family, oom_kills
-from llmbench.profilers.tree_watch import TreeWatch, watched
+from llmbench.profilers.tree_watch import ShareWatch, TreeWatch, watched
 from llmbench.record import Point, Repeat
 
 STATUS_OF = {OutOfMemory: "oom", MemoryError: "oom", Unsupported: "unsupported",
              Missing: "unsupported", Refused: "refused", EngineLost: "engine_lost"}  # fmt: skip
+UNTIMED = 8  # tokens of the answer whose memory is looked at
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -72,8 +73,12 @@ class Child:
         """A fresh watch over its memory and that of its servers; None when they cannot be seen."""
         return None if self.servers is None else TreeWatch([self.process.pid, *self.servers])
 
+    def watch_shares(self) -> ShareWatch | None:
+        """As `watch`, of the shares of memory: for what no clock times."""
+        return None if self.servers is None else ShareWatch([self.process.pid, *self.servers])
+
     def ask(
-        self, message: dict[str, Any], timeout_s: float, watch: TreeWatch | None = None
+        self, message: dict[str, Any], timeout_s: float, watch: TreeWatch | ShareWatch | None = None
     ) -> dict[str, Any]:
         """The child's answer; `watch` samples meanwhile.
 
@@ -87,7 +92,9 @@ class Child:
             raise self._lost() from None
         return self._answer(timeout_s, watch)
 
-    def _answer(self, timeout_s: float, watch: TreeWatch | None = None) -> dict[str, Any]:
+    def _answer(
+        self, timeout_s: float, watch: TreeWatch | ShareWatch | None = None
+    ) -> dict[str, Any]:
         try:
             if not watched(self._channel.poll, timeout_s, watch):
                 self.kill()
@@ -256,6 +263,16 @@ class Session:
         told = audited(self.engine, self.tokenizer, asked, clock=MonotonicClock(),
                        trained=self.trained)  # fmt: skip
         return {"status": "ok", "audit": told.model_dump()}
+
+    def do_answer(self, repeat: dict[str, Any]) -> dict[str, Any]:
+        """A few tokens after a prompt of this shape, timed by nobody: its memory is looked at."""
+        from llmbench.workload import prompt_ids
+
+        asked = Repeat.model_validate(repeat).model_copy(update={"repeat": -5, "block": 0})
+        tokens = min(UNTIMED, asked.point.output_tokens)
+        for _ in self.engine.stream(prompt_ids(asked, self.tokenizer), tokens):
+            pass
+        return {"status": "ok"}
 
     def _servers(self) -> list[int] | None:
         """The processes beside this one that hold the model; None when they cannot be seen.

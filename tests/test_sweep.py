@@ -323,3 +323,13 @@ def test_what_a_lost_child_held_is_kept(outputs):
     run(outputs, engine_options={"fake": {"hang_above": 25}}, process_runs=1, timeout_s=2.0)
     [lost] = [row for row in rows(outputs) if row["status"] == "timeout"]
     assert lost["memory"]["tree_peak_bytes"] > 10 * 2**20
+
+
+def test_shares_of_memory_are_sampled_once_a_child_apart_from_its_turns(outputs):
+    run(outputs)
+    audited = {row["key"]: row["memory"] for row in rows(outputs) if row["audit"]}
+    others = [row["memory"] for row in rows(outputs) if not row["audit"]]
+    assert audited and others
+    for told in audited.values():
+        assert 0 < told["tree_uss_peak_bytes"] <= told["tree_pss_peak_bytes"]
+    assert {told["tree_pss_peak_bytes"] for told in others} == {None}

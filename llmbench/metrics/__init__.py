@@ -27,7 +27,8 @@ POINT = ["study", "model", "model_sha256", "engine", "batch_size", "prompt", "pr
          "output_tokens", "device", "threads", "seed"]  # fmt: skip
 MEMORY = ("rss_before_load_bytes", "rss_after_load_bytes", "rss_peak_bytes", "limit_bytes",
           "tree_peak_bytes", "tree_rss_bytes", "tree_pss_bytes", "tree_uss_bytes",
-          "sampling_period_s")  # fmt: skip
+          "sampling_period_s", "tree_pss_peak_bytes", "tree_uss_peak_bytes",
+          "shares_period_s")  # fmt: skip
 RESIDENT = ("rss_peak_bytes", "tree_peak_bytes", "tree_rss_bytes")  # what an engine held at least
 LATER = {"window": 0, "twin": False}  # fields of a point that schema version 1 did not have
 PARTS = ("point", "served", "raw", "memory", "energy", "witness", "quiet", "audit")  # of a record

@@ -7,7 +7,8 @@ import psutil
 import pytest
 
 from llmbench.profilers import tree_watch
-from llmbench.profilers.tree_watch import TreeWatch, watched
+from llmbench.profilers.memory import tree_bytes
+from llmbench.profilers.tree_watch import ShareWatch, TreeWatch, watched
 from llmbench.units import MiB
 
 HOLD = """
@@ -124,3 +125,25 @@ def test_the_deadline_holds_with_a_watch_and_without():
         waits = []
         assert not watched(lambda s, w=waits: w.append(s), 0.01, watch)
         assert max(waits) <= 0.01
+
+
+def test_shares_are_sampled_with_their_period_and_the_largest_is_kept(hold):
+    process, ticks = hold(64), Ticks()
+    watch = ShareWatch([process.pid], ticks)
+    watch.sample()
+    process.stdin.write(b"\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == b"freed\n"
+    for _ in range(2):
+        ticks.now += 0.03
+        watch.sample()
+    told = watch.views()
+    assert told["shares_period_s"] == pytest.approx(0.03)
+    assert 64 * MiB < told["tree_uss_peak_bytes"] <= told["tree_pss_peak_bytes"]
+    assert tree_bytes([process.pid]).uss < 64 * MiB
+
+
+def test_shares_are_looked_at_twenty_times_a_second_or_more(hold):
+    watch, asked = ShareWatch([hold(1).pid]), []
+    watched(lambda wait: (asked.append(wait), len(asked) == 5)[1], 10.0, watch)
+    assert max(asked) <= 1 / 20 and len(watch.at) == 6

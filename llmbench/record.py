@@ -156,7 +156,7 @@ class Memory(Noun):
     tree_uss_bytes: int | None = None
     tree_peak_bytes: int | None = None  # largest sampled rss of these processes during the turn,
     sampling_period_s: float | None = None  # warm-ups included; mean time between two samples
-    tree_pss_peak_bytes: int | None = None  # largest sampled while a fresh child answered once more,
+    tree_pss_peak_bytes: int | None = None  # largest sampled while a child answered once more,
     tree_uss_peak_bytes: int | None = None  # untimed: on the record with its audit
     shares_period_s: float | None = None  # mean time between two of these samples
     limit_bytes: int | None = None  # the address-space limit in force

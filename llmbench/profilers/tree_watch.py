@@ -61,7 +61,7 @@ class TreeWatch:
 
 
 class ShareWatch:
-    """Samples of the memory of `pids` and of all below them by share (pss), and not shared (uss)."""
+    """Samples of the memory of `pids` and all below them: by share (pss), and not shared (uss)."""
 
     wait_s = SHARES_WAIT_S
 

@@ -52,13 +52,15 @@ def draw_ratios(told: Sequence[Told]) -> tuple[Figure, pd.DataFrame, str]:
         figure = Figure(figsize=size, layout="constrained")
         ax = figure.add_subplot()
         ax.set_xscale("log")
-        short = style.fitted(data["claim"], LABEL_PT) if len(data) else {}
+        some = data["preview"].any() and not data["preview"].all()
+        room = LABEL_PT - style.width_pt(" (preview)") * some
+        short = style.fitted(data["claim"], room) if len(data) else {}
         for place, claim in enumerate(data.itertuples()):
             if np.isfinite(claim.ratio):
                 _forest_line(ax, place, claim)
             else:
                 _at_left(ax, place, "no ratio", va="center", style="italic")
-            preview = " (preview)" if claim.preview and not data["preview"].all() else ""
+            preview = " (preview)" if claim.preview and some else ""
             _at_left(ax, place - 0.3, f"{short[claim.claim]}{preview}", va="bottom")
         ax.axvline(1, color=style.INK, linewidth=0.6)
         for bar in sorted(set(data["at_least"]) - {1.0}):

@@ -273,7 +273,7 @@ def latex(table: pd.DataFrame) -> str:
 
 
 def _line(value: Any) -> str:
-    return " ".join(str(value).split())
+    return "; ".join(" ".join(line.split()) for line in str(value).splitlines() if line.strip())
 
 
 def _cells(frame: pd.DataFrame) -> pd.DataFrame:

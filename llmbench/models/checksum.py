@@ -4,8 +4,6 @@ import hashlib
 import os
 from pathlib import Path
 
-from llmbench.models.shapes import cache_folder
-
 BESIDE = ".sha256"  # after an export's name: the file that holds its sha256
 _known: dict[tuple[int, int, int, int], str] = {}
 
@@ -27,6 +25,8 @@ def sha256_of(file: Path) -> str:
 
 def exports_folder() -> Path:
     """Where the exports of folders are kept for engines that take nothing else."""
+    from llmbench.models.shapes import cache_folder
+
     return cache_folder() / "gguf"
 
 

@@ -99,7 +99,9 @@ def environment(home: Path) -> dict[str, str]:
         path = Path(own["JUPYTERLAB_SETTINGS_DIR"], "@jupyterlab", f"{name}.jupyterlab-settings")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(values))
-    known = {k: v for k, v in os.environ.items() if not k.startswith(("JUPYTER", "LLMBENCH_"))}
+    kept = ("LLMBENCH_CACHE", "LLMBENCH_OLLAMA")  # where a server was put
+    known = {name: value for name, value in os.environ.items()
+             if name in kept or not name.startswith(("JUPYTER", "LLMBENCH_"))}  # fmt: skip
     return known | own | {"LLMBENCH_OUTPUTS": str(home / "outputs"), "HF_HUB_OFFLINE": "1"}
 
 

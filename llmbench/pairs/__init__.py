@@ -213,8 +213,8 @@ def _noise(rows: pd.DataFrame, one: _One, unit: list[str]) -> tuple[Ratio | None
         its = usable(its, one.metric, one.by)
         pair = [its[twin[its.index] == which] for which in (True, False)]
         copy, first = (some.merge(cells, on=known) for some in pair) if known else pair
-        logs = block_logs(copy, first, one.metric, unit) if len(copy) and len(first) else copy
-        if len(logs):
+        both = len(copy) and len(first)
+        if both and len(logs := block_logs(copy, first, one.metric, unit)):
             return ratio_of(logs, unit), _served_otherwise(copy, first)
     return None, ""
 

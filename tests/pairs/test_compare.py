@@ -745,3 +745,14 @@ def test_memory_is_compared_by_what_all_processes_of_an_engine_held():
     held = np.where(rows["engine"] == "fast", 1e9, 2e9)
     found = compared(rows.assign(peak_bytes=held, rss_peak_bytes=np.nan), metric="peak_bytes")
     assert found.ratio == pytest.approx(2.0)  # half as much is twice as good
+
+
+def test_a_twin_whose_first_has_no_row_left_is_no_pair():
+    """Of a third engine, so that both sides may still enter."""
+    rows = frame(1.3)
+    slow = (rows["engine"] == "slow") & ~rows["twin"].astype(bool)
+    third = rows[slow].assign(engine="third", sequence=rows.loc[slow, "sequence"] + 0.5)
+    rows["flags"] = [("contaminated",) if one else () for one in slow]
+    rows = pd.concat([rows, third]).sort_values("sequence", ignore_index=True)
+    found = compared(rows, baseline="third")
+    assert found.verdict is None and not check(found, "A/A pair").passed

@@ -22,9 +22,9 @@ from llmbench.notebook import Executed, execute
 from llmbench.params import Params, Study, load_params, make_study
 from llmbench.points import parse_shard, plan
 from llmbench.progress import Progress
+from llmbench.ready import check_here, check_options
 from llmbench.redact import redact_tree
 from llmbench.strict_yaml import dump_yaml
-from llmbench.sweep import check_here, check_options
 from llmbench.units import seconds
 
 NOTEBOOK_OF = {  # adding a study: its notebook, and one line here

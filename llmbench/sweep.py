@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from llmbench import store
-from llmbench.errors import BadParams, Held, Missing, StudyFailed
+from llmbench.errors import Held, StudyFailed
 from llmbench.hardware import Roofs, default_threads, environment, fingerprint, machine
 from llmbench.kept_roofs import keep, kept
 from llmbench.params import Study, make_study, study_kind
 from llmbench.points import Group, plan, present
 from llmbench.progress import Progress
+from llmbench.ready import check_here, check_options
 from llmbench.record import (
     SETTLED,
     Audit,
@@ -184,46 +185,6 @@ def default_run_id(name: str, groups: tuple[Group, ...]) -> str:
     """The study's name and a hash of its plan."""
     keys = sorted(repeat.key for group in groups for repeat in group.repeats)
     return f"{name}-{hashlib.sha256(''.join(keys).encode()).hexdigest()[:8]}"
-
-
-def check_options(study: Study) -> None:
-    """Raises: BadParams when an engine does not know an option, or cannot do what is asked."""
-    from llmbench import engines
-
-    for name, options in study.engine_options.items():
-        _check_engine_options(name, options)
-    for name, options, _ in study.contenders:
-        _check_engine_options(name, options)
-        if (
-            max(getattr(study, "batch_sizes", [1])) > 1
-            and "batch" not in engines.create(name).capabilities
-        ):
-            raise BadParams(f"engine {name} decodes one row at a time", how="batch_sizes: [1]")
-
-
-def check_here(study: Study) -> None:
-    """Raises: Missing when a GPU or an engine that is asked for is not here, before anything.
-
-    A planted law says by itself that it has no device.
-    """
-    from llmbench import engines
-
-    real = {contender.engine for contender in study.contenders} - {"fake"}
-    here = machine() if study.device == "cuda" and real else None
-    if here and not here.gpus:
-        raise Missing("device: cuda, and no GPU is found here", why=here.gpu_reason or "",
-                      kept="nothing was started",
-                      how="run it on its machine, or ask for device: cpu; llmbench doctor tells "
-                          "more, llmbench plan works anywhere")  # fmt: skip
-    for name, options, _ in study.contenders:
-        engines.check_installed(name, options)
-
-
-def _check_engine_options(name: str, options: dict[str, Any]) -> None:
-    from llmbench import engines
-    from llmbench.params import Located, validated
-
-    validated(engines.create(name).Options, Located(values=options), f"engine_options.{name}")
 
 
 class _Sweep:

@@ -3,9 +3,9 @@
     python scripts/tolerances.py [FILE]
 
 Every engine is held against edge in float32 on the same weights: the largest difference of a
-log-probability among the twenty likeliest tokens, after the audits' prefixes and
-two long ones. Each has a process of its own. Needs `make llamacpp` and `make ollama`. Without FILE
-the package's own is written.
+log-probability among the twenty likeliest tokens, after prefixes of up to each of `LENGTHS` tokens:
+what drifts with the length must not widen the bound of short prompts. Each has a process of its
+own. Needs `make llamacpp` and `make ollama`. Without FILE the package's own is written.
 """
 
 import json
@@ -26,7 +26,7 @@ from llmbench.workload import audit_prefixes
 
 MODELS = ("builtin:tiny", "shape:smollm-135m")
 KINDS = ("F32", "BF16", "F16", "Q8_0", "Q4_0", "Q4_K_M", "Q6_K")
-LONG = (512, 1800)  # tokens of the longest prefixes
+LENGTHS = (32, 512, 1800)  # tokens of the longest prefix
 SIDES = (
     ("edge", {"dtype": "bfloat16"}),
     ("edge", {"dtype": "float16"}),
@@ -55,19 +55,26 @@ def alone(*asked) -> dict:
         return process.submit(told, *asked).result()
 
 
+def up_to(tokens: int, told: dict) -> dict:
+    """What was said after the prefixes of at most so many tokens."""
+    return told | {"prefixes": [n for n in told["prefixes"] if n <= tokens]}
+
+
 def rows_of(model: str, kind: str, folder: Path) -> list[dict]:
     """A row a side: how far it is from edge in float32 on the file of `model` in `kind`."""
     written = folder / f"{model.partition(':')[2]}-{kind}.gguf"
     file = f"gguf:{export_any(model, written, kind)}"
     text = audit_prefixes(find_model(model).tokenizer)
-    prefixes = [*text, *((text[-1] * (n // len(text[-1]) + 1))[:n] for n in LONG)]
+    long = text[-1] * (max(LENGTHS) // len(text[-1]) + 1)
+    prefixes = [*text, *(long[:n] for n in LENGTHS if n > len(text[-1]))]
     reference = alone("edge", file, {}, prefixes)
     made = []
     for engine, options in SIDES:
         other = alone(engine, file, options, prefixes)
         served = {name: other[name] for name in ("weights", "cache")}
+        apart = {str(n): round(distance(up_to(n, reference), other), 6) for n in LENGTHS}
         made.append({"model": model, "file": kind, "engine": engine, "options": options} | served
-                    | {"apart": round(distance(reference, other), 6)})  # fmt: skip
+                    | {"apart": apart})  # fmt: skip
         print(*made[-1].values(), flush=True)
     return made
 

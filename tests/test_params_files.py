@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 import llmbench
-from llmbench import catalog, sweep
+from llmbench import catalog, ready, sweep
 from llmbench.errors import Missing
 from llmbench.hardware import find_device, machine
 from llmbench.models import shapes
 from llmbench.models.predict import predict
 from llmbench.params import load_params
-from llmbench.sweep import check_options
+from llmbench.ready import check_options
 from llmbench.units import GB, GiB
 from llmbench.workload import PROMPTS
 
@@ -126,7 +126,7 @@ def test_the_windows_of_a_small_and_a_large_model_of_that_machine_fit(name):
 @of_a_machine
 def test_without_a_gpu_it_is_refused_before_anything_is_made(name, cache, tmp_path, monkeypatch):
     bare = replace(machine(), gpus=(), gpu_reason="no NVIDIA driver answers")
-    monkeypatch.setattr(sweep, "machine", lambda: bare)
+    monkeypatch.setattr(ready, "machine", lambda: bare)
     with pytest.raises(Missing, match="no GPU is found here") as told:
         llmbench.run(file_of(name), run_id="r", outputs=tmp_path)
     assert told.value.exit_code == 3 and told.value.why == "no NVIDIA driver answers"

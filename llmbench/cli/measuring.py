@@ -112,7 +112,7 @@ def _judge_measured(done: Any) -> None:
 def plan(params: Path, overrides: tuple[str, ...], outputs: Path | None, as_json: bool) -> None:
     """The points of PARAMS, with predicted memory and what will not fit; runs nothing."""
     from llmbench.params import load_params
-    from llmbench.sweep import check_options
+    from llmbench.ready import check_options
 
     for study in load_params(params, overrides).chosen.values():
         check_options(study)

@@ -164,6 +164,7 @@ def pulled_row(one: Any) -> dict[str, str]:
 
 
 def catalog_row(row: dict[str, Any]) -> dict[str, str]:
+    """A catalog model: what it is, what it needs here in bfloat16, how to name it."""
     fits = {True: "yes", False: "no", None: "—"}[row["fits"]]
     known = row["peak_bytes"] is not None
     return {"name": row["name"], "family": row["family"],

@@ -42,6 +42,7 @@ def attend_sdpa(backend: str) -> Attend:
     from torch.nn.functional import scaled_dot_product_attention
 
     def attend(q: Any, k: Any, v: Any, scores: Scores) -> Any:
+        """(B, H, T, D) queries over (B, H, S, D) keys and values: T new positions of S."""
         new, seen = q.shape[2], k.shape[2]
         if new not in (1, seen):
             raise Unsupported("attention of several new tokens behind a filled cache is not needed")

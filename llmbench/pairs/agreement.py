@@ -1,8 +1,8 @@
 """Do two engines say the same? Log-probabilities, decoded tokens, and the answers that were timed.
 
 Each side may miss the exact value by its own error, and what is allowed is the sum of both. A
-side's own error is twice the largest that `tolerances.json` holds for its engine and its numbers:
-what `scripts/tolerances.py` measured against float32 on the same files.
+side's own error is twice the largest that `tolerances.json` holds for its engine, its numbers and
+prefixes as long: what `scripts/tolerances.py` measured against float32 on the same files.
 """
 
 import json
@@ -28,26 +28,26 @@ def outputs_agree(sides: Sides) -> Check:
     if not all(audits):
         return Check(name, None, "no log-probabilities were recorded")
     worst = max(distance(one, other) for one in audits[0] for other in audits[1])
-    allowed = sum(_own_error(side) for side in (sides.target, sides.baseline))
     if not np.isfinite(worst):
         return Check(name, False, "they told no finite log-probabilities of the same prefixes")
     longest = max(max(audit["prefixes"]) for some in audits for audit in some)
+    allowed = sum(_own_error(side, longest) for side in (sides.target, sides.baseline))
     detail = (f"largest difference of a log-probability {worst:.2g} after prefixes of up to "
-              f"{longest:,} tokens, allowed {allowed:g}")  # fmt: skip
+              f"{longest:,} tokens, allowed {allowed:.2g}")  # fmt: skip
     if worst > allowed:
         return Check(name, False, detail)
     gaps = [gap for some in audits for a in some if (gap := a.get("decoded_gap")) is not None]
     if gaps and not max(gaps) <= allowed:
         return Check(name, False, f"a decoded token is {max(gaps):.2g} less likely than the one "
-                     f"that the same engine's prefill names, allowed {allowed:g}")  # fmt: skip
+                     f"that the same engine's prefill names, allowed {allowed:.2g}")  # fmt: skip
     passed, answers = _answers(sides)
     return Check(name, passed, f"{detail}{answers}")
 
 
-def _own_error(side: pd.DataFrame) -> float:
+def _own_error(side: pd.DataFrame, longest: int) -> float:
     """What one side's log-probabilities may miss, by the numbers it says it computes with."""
     engines = set(side["engine"]) if "engine" in side else {""}
-    return max(own_error(engine, weights, kept)
+    return max(own_error(engine, weights, kept, longest)
                for weights, kept in _numbers(side) for engine in engines)  # fmt: skip
 
 
@@ -61,16 +61,24 @@ def _numbers(side: pd.DataFrame) -> set[tuple[str, str]]:
 
 
 @cache
-def own_error(engine: str, weights: str, kept: str) -> float:
+def own_error(engine: str, weights: str, kept: str, longest: int) -> float:
     """What weights in `weights` with a cache in `kept` may miss, in natural log-probabilities.
 
-    As measured of that engine; else of any with such numbers; of others the most of all.
+    After prefixes of up to `longest` tokens; beyond what was measured, as after the longest that
+    was. As measured of that engine; else of any with such numbers; of others the most of all.
     """
     if (weights, kept) == (EXACT, EXACT):
         return LEAST
     alike = [row for row in _measured() if (row["weights"], row["cache"]) == (weights, kept)]
     its = [row for row in alike if row["engine"] == engine]
-    return max(LEAST, TIMES * max(row["apart"] for row in its or alike or _measured()))
+    seen = max(_apart(row, longest) for row in its or alike or _measured())
+    return max(LEAST, TIMES * seen)
+
+
+def _apart(row: dict, longest: int) -> float:
+    """What was measured of prefixes of up to `longest` tokens, or more where they were none."""
+    lengths = sorted(map(int, row["apart"]))
+    return row["apart"][str(next((n for n in lengths if n >= longest), lengths[-1]))]
 
 
 @cache

@@ -60,6 +60,7 @@ class _Task:
     calls: int = 1
 
     def take(self, torch: Any) -> None:
+        """Add a reading, in bytes or operations a second."""
         torch.set_num_threads(self.reading.threads)
         if self.calls > 1:
             self.call()  # into the cache

@@ -22,7 +22,9 @@ PROMPT = (  # longer than gemma2's window, and than Llama 3's first trained leng
     "class Reader(object):\n    def __init__(self, name, mode):\n        self.name = name\n"
     "        return open(name, mode)\n\nimport os\nimport sys\n\ndef main(path):\n    "
 )
-CLOSE = own_error("ollama", "float32", "float16") + own_error("edge", "float32", "float32")
+CLOSE = own_error("ollama", "float32", "float16", 512) + own_error(
+    "edge", "float32", "float32", 512
+)
 OWN = {"gemma2": 5e-3}  # ggml looks GELU up in a table in float16, as in test_llamacpp
 BIASED = {"head_dim": 16}  # the server knows such a bias of heads that are a part of the width only
 TOKENIZERS = [*PRE, "legacy", "first", "never", "gemma"]

@@ -69,7 +69,7 @@ lab: setup ## JupyterLab in the notebooks folder
 bench: setup ## The workbench's own costs, each beside a do-nothing baseline
 	@$(BIN)/python scripts/bench.py
 
-kernels: ## What will be built here: see kernels/README.md
+kernels: setup ## Build the C++ of the CPU engine for this machine, into the cache
 	@$(MAKE) --no-print-directory -C kernels
 
 lint: setup ## Format, lint, notebooks without outputs

@@ -30,7 +30,7 @@ def test_every_trouble_has_a_remedy_and_every_subject_stands_once() -> None:
     assert all(f.remedy for f in found if f.state != "ok")
     assert len({f.subject for f in found}) == len([f for f in found if f.subject != "GPU"]) + 1
     expected = {"Python", "disk", "memory", "threads", "load", "file system", "torch", "GPU",
-                "transformers", "bitsandbytes", "Ollama", "Ollama server", "C++ compiler", "LaTeX",
+                "transformers", "bitsandbytes", "Ollama", "Ollama server", "edge, impl cpu", "LaTeX",
                 "browser", "jupyterlab"}  # fmt: skip
     assert expected <= {f.subject for f in found}
 

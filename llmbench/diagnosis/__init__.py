@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from llmbench import hardware
+from llmbench.diagnosis.cpu_engine import cpu_engine_finding
 from llmbench.diagnosis.engines import engine_findings
 from llmbench.diagnosis.finding import Finding
 from llmbench.errors import BadParams, Missing
@@ -38,7 +39,6 @@ PACKAGES = (
     ("nvidia-ml-py", "pynvml", "12", "13", "pip install nvidia-ml-py"),
 )
 PROGRAMS = (
-    ("C++ compiler", ("c++", "g++", "clang++"), "apt install g++, or conda install cxx-compiler"),
     ("CUDA compiler", ("nvcc",), "install the CUDA toolkit; without it only CPU kernels build"),
     ("LaTeX", ("latexmk", "pdflatex"), "apt install latexmk texlive-latex-extra"),
     ("browser", ("chromium", "chromium-browser", "google-chrome"), "apt install chromium"),
@@ -52,7 +52,8 @@ def doctor(probe: bool = False, outputs: Path | None = None) -> list[Finding]:
     """
     place = outputs or outputs_root()
     found = [_python(), _disk(place), _file_system(place), _memory(), *_cpu(), *_packages()]
-    found += [*_gpus(), *_programs(), *engine_findings(), _ollama(), _ollama_server()]
+    found += [*_gpus(), *_programs(), *engine_findings(), cpu_engine_finding()]
+    found += [_ollama(), _ollama_server()]
     return [*found, _roofs()] if probe else found
 
 

@@ -14,9 +14,12 @@ import pytest
 
 from llmbench import diagnosis
 from llmbench.diagnosis import Finding, doctor, engines
+from llmbench.diagnosis.cpu_engine import cpu_engine_finding
 from llmbench.diagnosis.engines import engine_findings
 from llmbench.engines import create, ollama_server
 from llmbench.hardware import default_threads
+from llmbench.kernels import recipe
+from llmbench.kernels.build import cpu_build
 from llmbench.params import ENGINES
 from llmbench.units import GiB
 
@@ -30,8 +33,8 @@ def test_every_trouble_has_a_remedy_and_every_subject_stands_once() -> None:
     assert all(f.remedy for f in found if f.state != "ok")
     assert len({f.subject for f in found}) == len([f for f in found if f.subject != "GPU"]) + 1
     expected = {"Python", "disk", "memory", "threads", "load", "file system", "torch", "GPU",
-                "transformers", "bitsandbytes", "Ollama", "Ollama server", "edge, impl cpu", "LaTeX",
-                "browser", "jupyterlab"}  # fmt: skip
+                "transformers", "bitsandbytes", "Ollama", "Ollama server", "edge, impl cpu",
+                "LaTeX", "browser", "jupyterlab"}  # fmt: skip
     assert expected <= {f.subject for f in found}
 
 
@@ -111,6 +114,28 @@ def test_the_ollama_engine_tells_the_server_it_will_start(
     monkeypatch.setattr(engines, "find_spec", lambda name: True)
     found = engines._engine("ollama")
     assert (found.state, detail in found.detail) == (state, True)
+
+
+def test_the_cpu_engine_is_told_with_its_compiler_its_instructions_and_whether_it_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "api.cpp").write_text('extern "C" int answer() { return 42; }')
+    program = tmp_path / "c++"
+    program.write_text('#!/bin/sh\necho "c++ 9.9"\nfor last; do :; done\n: >"$last"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("CXX", str(program))
+    monkeypatch.setenv("LLMBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(recipe, "source_folder", lambda: tmp_path)
+    monkeypatch.setattr(recipe, "instruction_sets", lambda: ("scalar", "avx2"))
+    found = cpu_engine_finding()
+    assert (found.state, found.detail) == (
+        "ok", "c++ 9.9; impl cpu for scalar, avx2, built when first used")  # fmt: skip
+    cpu_build()
+    assert cpu_engine_finding().detail.endswith("s and kept")
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    found = cpu_engine_finding()
+    assert (found.state, "no-such-compiler" in found.detail) == ("missing", True)
+    assert "apt-get install g++" in found.remedy
 
 
 def test_looking_imports_no_engine() -> None:

@@ -2,8 +2,8 @@
 
 from llmbench.diagnosis.finding import Finding
 from llmbench.errors import Missing
+from llmbench.kernels import recipe
 from llmbench.kernels.build import kept
-from llmbench.kernels.recipe import instruction_sets, recipe
 
 SUBJECT = "edge, impl cpu"
 
@@ -11,11 +11,11 @@ SUBJECT = "edge, impl cpu"
 def cpu_engine_finding() -> Finding:
     """The compiler, what it would build for this CPU, and whether that is built already."""
     try:
-        wanted = recipe()
+        wanted = recipe.recipe()
     except Missing as error:
         return Finding(SUBJECT, "missing", ": ".join(filter(None, (error.what, error.why))),
                        error.how)  # fmt: skip
     found = kept(wanted)
     built = f"built in {found.seconds:.0f} s and kept" if found else "built when first used"
-    detail = f"{wanted.compiler.version}; impl cpu for {', '.join(instruction_sets())}, {built}"
-    return Finding(SUBJECT, "ok", detail)
+    sets = ", ".join(recipe.instruction_sets())
+    return Finding(SUBJECT, "ok", f"{wanted.compiler.version}; impl cpu for {sets}, {built}")

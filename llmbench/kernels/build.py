@@ -5,6 +5,7 @@ python -m llmbench.kernels.build [--sanitize]
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -27,7 +28,8 @@ from llmbench.models.shapes import cache_folder
 LIBRARY, FACTS = "libllmbench_cpu.so", "build.json"
 LOG = "failed.log"  # of the last build that failed; the next failure writes over it
 KEPT = 8  # builds; the ones least lately used are removed
-SHOWN_LINES = 12  # of a compiler's words; the whole is in the log
+SHOWN_LINES = 12  # of a compiler's words from its first error on; the whole is in the log
+ERROR = re.compile(r"\S+:\d+:\d+: (fatal )?error:")
 
 
 @dataclass(frozen=True)
@@ -140,9 +142,10 @@ def _refused(wanted: Recipe, failed: list[subprocess.CompletedProcess[str]], log
     """The error that shows how the compiler's words begin; all of them are in `log`."""
     log.write_text("\n".join(f"$ {shlex.join(one.args)}\n{one.stdout}" for one in failed),
                    encoding="utf-8")  # fmt: skip
-    first = failed[0].stdout.strip().splitlines()[:SHOWN_LINES]
+    lines = failed[0].stdout.strip().splitlines()
+    begin = next((at for at, line in enumerate(lines) if ERROR.match(line)), 0)
     return Missing(f"kernels: {wanted.compiler.version} cannot build impl cpu",
-                   why="\n".join([*first, f"the whole log: {log}"]),
+                   why="\n".join([*lines[begin:][:SHOWN_LINES], f"the whole log: {log}"]),
                    how=f"set CXX to another compiler, {OTHERWISE}")  # fmt: skip
 
 

@@ -35,7 +35,7 @@ def check_here(study: Study) -> None:
                       how="run it on its machine, or ask for device: cpu; llmbench doctor tells "
                           "more, llmbench plan works anywhere")  # fmt: skip
     for name, options, _ in study.contenders:
-        engines.check_installed(name, options)
+        engines.check_installed(name, options | {"device": study.device})
 
 
 def _check_engine_options(name: str, options: dict[str, Any]) -> None:

@@ -47,7 +47,12 @@ class Lane:
     def wake(self) -> None:
         """Have a fresh child that imports what its engine needs, while others do the same."""
         self.child, self.warmed, self.audited = Child(self.first.threads), set(), False
-        self.child.wake(self.first.engine)
+        self.child.wake(self.first.engine, self._options())
+
+    def _options(self) -> dict[str, Any]:
+        """The engine's own, and where it runs."""
+        place = {"device": self.first.device, "threads": self.first.threads}
+        return self.first.engine_options | place
 
     def load(self) -> None:
         """Have a child with the model loaded, a fresh one if need be. Raises: ChildLost."""
@@ -56,9 +61,7 @@ class Lane:
         if not self.child:
             self.wake()
             self.child.awake(self.timeout_s)
-        options = self.first.engine_options | {
-            "device": self.first.device, "threads": self.first.threads,
-        }  # fmt: skip
+        options = self._options()
         if self.first.engine == "fake":
             options["process_seed"] = process_seed(self.first, self.process_run)
         answer = self.child.ask(

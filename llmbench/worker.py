@@ -103,9 +103,10 @@ class Child:
         except (EOFError, OSError):
             raise self._lost() from None
 
-    def wake(self, engine: str) -> None:
-        """Have the child import what `engine` needs, while others do the same."""
-        self._channel.send_bytes(json.dumps({"do": "wake", "engine": engine}).encode())
+    def wake(self, engine: str, options: dict[str, Any]) -> None:
+        """Have the child import what `engine` needs with `options`, while others do the same."""
+        message = {"do": "wake", "engine": engine, "options": options}
+        self._channel.send_bytes(json.dumps(message).encode())
 
     def awake(self, timeout_s: float) -> None:
         """Wait for the answer to `wake`. Raises: ChildLost."""
@@ -175,12 +176,12 @@ class Session:
             )
             return {"status": status, "reason": text, "memory": {"limit_bytes": self.limit_bytes}}
 
-    def do_wake(self, engine: str) -> dict[str, Any]:
-        """Import what `engine` needs; what that maps is no part of the model's memory limit."""
+    def do_wake(self, engine: str, options: dict[str, Any]) -> dict[str, Any]:
+        """Import what `engine` needs with `options`; what that maps is no part of the model's memory limit."""
         from llmbench import engines
 
         self.engine = engines.create(engine)
-        for module in self.engine.imports:
+        for module in self.engine.imports(options):
             import_module(module)
         return {"status": "ok"}
 
@@ -206,7 +207,7 @@ class Session:
             tree_bytes,
         )
 
-        self.do_wake(engine)
+        self.do_wake(engine, options)
         source = find_model(model)
         self.trained = source.config.get("max_position_embeddings")
         if source.sha256 != sha256:

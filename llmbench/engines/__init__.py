@@ -10,7 +10,7 @@ from llmbench.errors import BadParams, Missing
 from llmbench.params import ENGINES, one_of
 
 MODULES = {  # what an engine imports, and what brings it
-    "edge": (("torch", "safetensors"), "pip install 'llmbench[transformers]'"),
+    "edge": (("torch", "safetensors"), "pip install 'llmbench[transformers]'"),  # impl: reference
     "fake": ((), ""),
     "llamacpp": (("llama_cpp",), "make llamacpp"),
     "ollama": (("ollama",), "pip install 'llmbench[ollama]'"),
@@ -20,8 +20,19 @@ MODULES = {  # what an engine imports, and what brings it
 
 
 def check_installed(name: str, options: Mapping[str, Any]) -> None:
-    """Raises: Missing when the engine's packages, or a server for it, are not on this machine."""
+    """Raises: Missing when what the engine needs with `options` (and `device`) is not here.
+
+    That is its packages, a server, or a compiler.
+    """
     modules, remedy = MODULES[name]
+    if name == "edge":
+        from llmbench.engines.edge import impl_of
+
+        if impl_of(options) == "cpu":
+            from llmbench.kernels.build import cpu_library
+
+            cpu_library()
+            modules = ()
     if lost := [module for module in modules if find_spec(module) is None]:
         raise Missing(f"engine {name} is not installed here: no {', '.join(lost)}",
                       kept="nothing was started", how=remedy)  # fmt: skip

@@ -3,7 +3,7 @@
 Shapes: B rows of a batch, T prompt tokens (equal in all rows), V vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -40,7 +40,10 @@ class Engine(Protocol):
 
     name: str
     capabilities: frozenset[str]
-    imports: tuple[str, ...]  # heavy modules, imported before the memory limit is set
+
+    def imports(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Heavy modules that `options` (and `device`) need: imported before memory is limited."""
+        ...
 
     def load(self, model: ModelSource, options: dict[str, Any]) -> Served:
         """Load `model` and say what really serves. Raises: OutOfMemory, Unsupported, BadParams."""

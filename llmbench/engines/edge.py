@@ -1,30 +1,48 @@
-"""Our own engine. `impl: reference` is the plain PyTorch forward of `models.transformer`."""
+"""Our own engine. Its `impl` is a decoder: `reference` in PyTorch, or `cpu` in C++ of our own."""
 
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from llmbench.engines.base import PREFILL_DONE
-from llmbench.engines.memory_errors import memory_errors
 from llmbench.errors import BadParams, Refused, Unsupported
 from llmbench.models.checksum import sha256_of
-from llmbench.models.cost import kv_bytes_per_token
 from llmbench.models.gguf_cache import ExportType, as_gguf
 from llmbench.models.source import ModelSource
+from llmbench.models.spec import Spec
 from llmbench.record import Noun, Served
 
 
 class EdgeOptions(Noun):
-    """Which code serves, in which numbers."""
+    """Which code serves, in which numbers. What an impl has not must not be asked of it."""
 
-    impl: Literal["reference"] = "reference"
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    impl: Literal["auto", "reference", "cpu"] = "auto"  # cpu on a CPU, reference on a GPU
     weights: ExportType | None = None  # of a folder, exported once to GGUF; none: as it is
-    attention_impl: Literal["auto", "reference", "sdpa-math", "sdpa-flash", "skipped"] = (
-        "auto"  # sdpa-flash, or reference where that cannot serve the model; Served tells which
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None  # reference; none: float32
+    attention_impl: Literal["auto", "reference", "sdpa-math", "sdpa-flash", "skipped"] | None = (
+        None  # reference; auto: sdpa-flash, or reference where that cannot serve the model
     )
+    kv_type: Literal["auto", "f16", "f32"] | None = None  # cpu; auto: f32 for F32 weights, else f16
+    isa: Literal["auto", "scalar", "avx2", "avx512"] | None = None  # cpu; auto: the best there is
+
+
+REFERENCE_NEEDS = ("torch", "safetensors")
+OF_IMPL = {"reference": ("dtype", "attention_impl"), "cpu": ("kv_type", "isa")}
+
+
+class Decoder(Protocol):
+    """What an impl is: a model, and one cache of keys and values."""
+
+    spec: Spec
+
+    def begin(self, rows: int, tokens: int) -> None: ...
+    def greedy(self, ids: np.ndarray) -> np.ndarray: ...
+    def logits(self, ids: np.ndarray, every: bool = False) -> np.ndarray: ...
+    def synchronize(self) -> None: ...
+    def served(self) -> dict[str, Any]: ...
+    def close(self) -> None: ...
 
 
 class EdgeEngine:
@@ -32,31 +50,26 @@ class EdgeEngine:
 
     name = "edge"
     capabilities = frozenset({"batch", "prefill_mark", "next_logprobs", "logprobs"})
-    imports = ("torch", "safetensors")
     Options = EdgeOptions
+
+    def imports(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """What the reference needs; our own library needs none."""
+        return REFERENCE_NEEDS if impl_of(options) == "reference" else ()
 
     def load(self, model: ModelSource, options: dict[str, Any]) -> Served:
         """Load a folder or a file. Raises: OutOfMemory, Unsupported, Missing, BadParams."""
-        self.device, threads = options.pop("device", "cpu"), options.pop("threads", 1)
+        impl = impl_of(options)
+        device, threads = options.pop("device", "cpu"), options.pop("threads", 1)
         self.options = EdgeOptions(**options)
+        _check_options(self.options, impl)
         model = as_gguf(model, self.options.weights)
         self.files = model.weight_files
         started = time.perf_counter()
-        with memory_errors():
-            self._load(model, threads)
-        weights = {t.data_ptr(): t.numel() * t.element_size() for t in self.model.tensors()}
-        itemsize = self.model.embedding.element_size()
+        self.decoder = _decoder(impl, self.options, model, device, threads)
         load_s = time.perf_counter() - started
         file_sha256 = sha256_of(model.file) if model.file else None
-        return Served(
-            engine=self.name, impl=self.options.impl, attention_impl=self.model.attention_impl,
-            weight_format=self.options.dtype, weight_bytes=sum(weights.values()),
-            kv_format=self.options.dtype,  # the cache takes the embedding's
-            kv_bytes_per_token=kv_bytes_per_token(self.model.spec, itemsize),
-            threads=self.torch.get_num_threads(), device=self._device_name(),
-            load_s=load_s, file_sha256=file_sha256,
-            versions={"torch": self.torch.__version__},
-        )  # fmt: skip
+        return Served(engine=self.name, impl=impl, load_s=load_s, file_sha256=file_sha256,
+                      **self.decoder.served())  # fmt: skip
 
     def stream(
         self, prompt_ids: Sequence[Sequence[int]], output_tokens: int
@@ -65,63 +78,41 @@ class EdgeEngine:
 
         Raises: BadParams for rows of no or of different length, Refused for an unknown id.
         """
-        ids, cache = self._begin(prompt_ids, output_tokens)
-        with memory_errors(), self.torch.inference_mode():
-            logits = self.model.forward(ids, cache)
+        ids = self._begin(prompt_ids, output_tokens)
+        tokens = self.decoder.greedy(ids)
         self.synchronize()
         yield PREFILL_DONE
         for step in range(output_tokens):
-            with memory_errors(), self.torch.inference_mode():
-                if step:
-                    logits = self.model.forward(ids, cache)
-                ids = logits.argmax(-1, keepdim=True)
-                tokens = ids[:, 0].tolist()
-            yield tokens
+            if step:
+                tokens = self.decoder.greedy(tokens[:, None])
+            yield tokens.tolist()
 
     def next_logprobs(self, ids: Sequence[int], top: int = 20) -> dict[int, float]:
         """The `top` most likely next tokens after `ids` and their natural log-probabilities.
 
         Raises: BadParams for a `top` that the vocabulary has not, Refused for an unknown id.
         """
-        vocabulary = self.model.spec.vocab_size
+        vocabulary = self.decoder.spec.vocab_size
         if not 1 <= top <= vocabulary:
             raise BadParams(f"engine edge: top={top}; must be 1 to the vocabulary's {vocabulary}")
-        with memory_errors(), self.torch.inference_mode():
-            best = self.model.forward(*self._begin([ids], 0)).float().log_softmax(-1)[0].topk(top)
-        return dict(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+        last = _log_softmax(self.decoder.logits(self._begin([ids], 0)))[0]
+        best = np.argsort(-last, kind="stable")[:top]
+        return {int(token): float(last[token]) for token in best}
 
     def logprobs(self, ids: Sequence[int]) -> np.ndarray:
         """(T, V) float32: natural log-probabilities of the token after each prefix of `ids`."""
-        with memory_errors(), self.torch.inference_mode():
-            logits = self.model.forward(*self._begin([ids], 0), last_only=False)
-            return logits[0].float().log_softmax(-1).cpu().numpy()
+        return _log_softmax(self.decoder.logits(self._begin([ids], 0), every=True)[0])
 
     def synchronize(self) -> None:
-        """Wait for the GPU; a CPU is done when the call returns."""
-        if self.device == "cuda":
-            self.torch.cuda.synchronize()
+        """Return when all work given to the device is done."""
+        self.decoder.synchronize()
 
     def close(self) -> None:
         """Release the model."""
-        self.model = None
+        self.decoder.close()
 
-    def _load(self, model: ModelSource, threads: int) -> None:
-        import torch
-
-        from llmbench.models.transformer import Transformer
-
-        self.torch = torch
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise Unsupported("engine edge: no CUDA device here", how="device: cpu")
-        torch.set_num_threads(threads)
-        dtype = getattr(torch, self.options.dtype)
-        weights = _weights(model, dtype, self.device)
-        self.model = Transformer(model.config, weights, self.options.attention_impl)
-
-    def _begin(self, prompt_ids: Sequence[Sequence[int]], output_tokens: int) -> tuple[Any, Any]:
-        """Ids as a tensor (B, T) and an empty cache with room for them and the output."""
-        from llmbench.models.transformer import KVCache
-
+    def _begin(self, prompt_ids: Sequence[Sequence[int]], output_tokens: int) -> np.ndarray:
+        """Ids (B, T), and an empty cache with room for them and the output."""
         lengths = sorted({len(row) for row in prompt_ids})
         if not lengths or not lengths[0]:
             raise BadParams("engine edge: an empty prompt", how="at least one row of one token")
@@ -129,24 +120,49 @@ class EdgeEngine:
             raise BadParams(f"engine edge: the rows of a batch have {lengths} tokens",
                             why="they are decoded together, without padding",
                             how="rows of one length, or one call a row")  # fmt: skip
-        vocabulary = self.model.spec.vocab_size
+        vocabulary = self.decoder.spec.vocab_size
         if any(not 0 <= token < vocabulary for row in prompt_ids for token in row):
             raise Refused(f"a prompt id lies outside the vocabulary of {vocabulary}")
-        with memory_errors():
-            ids = self.torch.tensor(prompt_ids, device=self.device)
-            room = ids.shape[1] + output_tokens
-            return ids, KVCache(self.model.spec, len(prompt_ids), room, self.model.embedding)
-
-    def _device_name(self) -> str:
-        return self.torch.cuda.get_device_name() if self.device == "cuda" else "cpu"
+        self.decoder.begin(len(prompt_ids), lengths[0] + output_tokens)
+        return np.array(prompt_ids, np.int32)
 
 
-def _weights(model: ModelSource, dtype: Any, device: str) -> Any:
-    """Where the model's tensors come from: its file, or its folder."""
-    if model.file:
-        from llmbench.models.gguf_weights import GgufWeights
+def impl_of(options: Mapping[str, Any]) -> str:
+    """Which impl serves `options` and `device`. Raises: Unsupported for one that is not for it."""
+    asked, device = options.get("impl", "auto"), options.get("device", "cpu")
+    if asked == "cpu" and device != "cpu":
+        raise Unsupported(f"engine edge: impl cpu does not run on the device {device}",
+                          how="device: cpu, or impl: reference")  # fmt: skip
+    if asked != "auto":
+        return asked
+    wanted = [impl for impl, own in OF_IMPL.items() if any(options.get(name) for name in own)]
+    return wanted[0] if wanted else "cpu" if device == "cpu" else "reference"
 
-        return GgufWeights(model.header, model.config, dtype, device)
-    from llmbench.models.weights import Weights
 
-    return Weights(model.folder, dtype, device)
+def _check_options(options: EdgeOptions, impl: str) -> None:
+    """Raises: BadParams when an option is set that is another impl's."""
+    for other, own in OF_IMPL.items():
+        for name in own:
+            if other != impl and getattr(options, name) is not None:
+                raise BadParams(f"engine edge: {name} is an option of impl {other}, not of {impl}",
+                                how=f"impl: {other}, or leave {name} out")  # fmt: skip
+
+
+def _decoder(
+    impl: str, options: EdgeOptions, model: ModelSource, device: str, threads: int
+) -> Decoder:
+    if impl == "cpu":
+        from llmbench.engines.edge_cpu import CpuDecoder
+
+        return CpuDecoder(model, options.isa or "auto", options.kv_type or "auto", threads)
+    from llmbench.engines.edge_reference import ReferenceDecoder
+
+    return ReferenceDecoder(model, options.dtype or "float32", options.attention_impl or "auto",
+                            device, threads)  # fmt: skip
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    """(rows, V) natural log-probabilities in float32."""
+    wide = logits.astype(np.float64)
+    wide -= wide.max(-1, keepdims=True)
+    return (wide - np.log(np.exp(wide).sum(-1, keepdims=True))).astype(np.float32)

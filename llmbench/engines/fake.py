@@ -9,7 +9,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -55,12 +55,15 @@ class FakeEngine:
 
     name = "fake"
     capabilities = frozenset({"batch", "prefill_mark", "next_logprobs", "logprobs"})
-    imports = ()
     Options = FakeOptions
 
     def __init__(self, sleep: Callable[[float], None] = time.sleep) -> None:
         self._sleep = sleep
         self._slept_s = 0.0
+
+    def imports(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Nothing."""
+        return ()
 
     def load(self, model: ModelSource, options: dict[str, Any]) -> Served:
         """Take the planted law from `options`; the model's weights are not read."""

@@ -8,7 +8,7 @@ registers of a thread, llama.cpp only once, and its next product is an illegal i
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -64,11 +64,14 @@ class LlamaCppEngine:
 
     name = "llamacpp"
     capabilities = frozenset({"prefill_mark", "next_logprobs", "logprobs", "window"})
-    imports = ()  # its library is looked for when a model is loaded, so that its lack has a remedy
     Options = LlamaCppOptions
 
     def __init__(self) -> None:
         self.model = self.context = self.batch = None
+
+    def imports(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """None: its library is looked for at `load`, so that its lack has a remedy."""
+        return ()
 
     def load(self, model: ModelSource, options: dict[str, Any]) -> Served:
         """Load the model's GGUF file. Raises: Missing, OutOfMemory, Unsupported, BadParams."""

@@ -97,7 +97,7 @@ def _check_device(device: str, engine: engines.Engine) -> None:
         raise BadParams(
             f"device {device!r} {error}", how=f"devices: {', '.join(DEVICES)}"
         ) from None
-    if device == "cuda" and "torch" in engine.imports:
+    if device == "cuda" and "torch" in engine.imports({"device": device}):
         import torch
 
         if not torch.cuda.is_available():

@@ -6,7 +6,7 @@ one, of another first token, takes its place: a prompt given twice is read twice
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -56,10 +56,13 @@ class OllamaEngine:
 
     name = "ollama"
     capabilities = frozenset({"next_logprobs", "server", "window"})
-    imports = ("ollama",)
     Options = OllamaOptions
     server: Server | None = None
     _wire: Wire | None = None
+
+    def imports(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """The client."""
+        return ("ollama",)
 
     def load(self, model: ModelSource, options: dict[str, Any]) -> Served:
         """Have a server load the model's GGUF file.

@@ -7,7 +7,7 @@ gives this engine its best case, and shows where the prefill ends.
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -41,8 +41,11 @@ class TransformersEngine:
 
     name = "transformers"
     capabilities = frozenset({"batch", "prefill_mark", "next_logprobs", "logprobs"})
-    imports = ("torch", "transformers.models.auto.modeling_auto")
     Options = TransformersOptions
+
+    def imports(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """torch and the classes of models."""
+        return ("torch", "transformers.models.auto.modeling_auto")
 
     def load(self, model: ModelSource, options: dict[str, Any]) -> Served:
         """Load the weights of a folder or a GGUF file, which is dequantised.

@@ -14,7 +14,7 @@ from pathlib import Path
 from llmbench.errors import Missing
 from llmbench.hardware import cpu_flags
 
-FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fopenmp-simd", "-Wall", "-Wextra",
+FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fopenmp-simd", "-Wall", "-Wextra", "-Wno-maybe-uninitialized",
          "-pthread")  # fmt: skip
 SANITIZERS = ("-fsanitize=address,undefined", "-O1", "-g", "-fno-omit-frame-pointer")
 AVX2 = ("-mavx2", "-mfma", "-mf16c")

@@ -1,0 +1,10 @@
+// AVX-512 with VNNI and BF16: x86 servers since 2020, Zen 4 and later.
+#include "simd_avx512.h"
+#include "ops.inl"
+
+namespace edge {
+const Ops* ops_avx512() {
+  static const Ops ops = {"avx512", product, convert, norm, gate, attend, keep_f16};
+  return &ops;
+}
+}  // namespace edge

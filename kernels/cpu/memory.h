@@ -1,0 +1,63 @@
+// Memory from the system, given back when its owner goes. It starts as zeros.
+#pragma once
+#include <sys/mman.h>
+
+#include <cstddef>
+#include <new>
+#include <utility>
+
+namespace edge {
+
+constexpr size_t HUGE_PAGE = size_t(2) << 20;
+
+class Pages {
+ public:
+  Pages() = default;
+  // `bytes` on a boundary of a huge page; the kernel is asked for huge ones where that is worth it.
+  // Throws std::bad_alloc.
+  explicit Pages(size_t bytes) : size_(bytes + HUGE_PAGE) {
+    void* got = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (got == MAP_FAILED) throw std::bad_alloc();
+    start_ = static_cast<char*>(got);
+    data_ = reinterpret_cast<char*>((reinterpret_cast<size_t>(start_) + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1));
+#ifdef MADV_HUGEPAGE
+    if (bytes >= 4 * HUGE_PAGE) madvise(data_, bytes, MADV_HUGEPAGE);
+#endif
+  }
+  ~Pages() {
+    if (start_) munmap(start_, size_);
+  }
+  Pages(Pages&& other) noexcept { *this = std::move(other); }
+  Pages& operator=(Pages&& other) noexcept {
+    std::swap(start_, other.start_);
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    return *this;
+  }
+  char* data() const { return data_; }
+
+ private:
+  char *start_ = nullptr, *data_ = nullptr;
+  size_t size_ = 0;
+};
+
+// Parts of `Pages`, one behind the other, each on a cache line.
+class Shelf {
+ public:
+  Shelf() = default;
+  explicit Shelf(size_t bytes) : pages_(bytes), room_(bytes) {}
+  template <class T> T* take(size_t count) {
+    const size_t bytes = (count * sizeof(T) + 63) / 64 * 64;
+    if (used_ + bytes > room_) throw std::bad_alloc();
+    T* got = reinterpret_cast<T*>(pages_.data() + used_);
+    used_ += bytes;
+    return got;
+  }
+  size_t used() const { return used_; }
+
+ private:
+  Pages pages_;
+  size_t room_ = 0, used_ = 0;
+};
+
+}  // namespace edge

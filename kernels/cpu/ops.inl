@@ -1,0 +1,342 @@
+// The kernels, written once over the vocabulary of an instruction set (simd_*.h).
+//
+// Nothing here may instantiate a template of the standard library: the linker keeps one copy of
+// such code, and it could be the one compiled for a CPU that is not there.
+#include <cmath>
+#include <cstddef>
+#include <type_traits>
+
+#include "isa.h"
+
+namespace edge {
+namespace {
+
+// -- products ----------------------------------------------------------------------------------
+
+// acc[m] += sum over k of w[k] x[m][k], for M inputs `ldx` apart. w: [n][16].
+inline F read16(const float* p) { return load(p); }
+inline F read16(const uint16_t* p) { return load_f16(p); }
+
+template <int M, class T>
+inline void plain(const T* w, int n, const float* x, long ldx, F* acc) {
+  for (int k = 0; k < n; ++k) {
+    const F one = read16(w + 16L * k);
+    for (int m = 0; m < M; ++m) acc[m] = fma(one, set(x[m * ldx + k]), acc[m]);
+  }
+}
+
+// One input: four sums side by side, for an addition takes longer than it takes to start one.
+template <class T>
+inline F plain_one(const T* w, int n, const float* x) {
+  F acc[4] = {set(0), set(0), set(0), set(0)};
+  int k = 0;
+  for (; k + 4 <= n; k += 4)
+    for (int j = 0; j < 4; ++j) acc[j] = fma(read16(w + 16L * (k + j)), set(x[k + j]), acc[j]);
+  for (; k < n; ++k) acc[0] = fma(read16(w + 16L * k), set(x[k]), acc[0]);
+  return add(add(acc[0], acc[1]), add(acc[2], acc[3]));
+}
+
+template <int M>
+inline void pairs(const uint16_t* w, int n, const uint16_t* x, long ldx, F* acc) {
+  if constexpr (M == 1) {
+    F more[3] = {set(0), set(0), set(0)};
+    for (int k = 0; k < n; k += 8) {  // n is a multiple of 32
+      acc[0] = dot2(acc[0], w + 16L * k, x + k);
+      for (int j = 0; j < 3; ++j) more[j] = dot2(more[j], w + 16L * (k + 2 + 2 * j), x + k + 2 + 2 * j);
+    }
+    acc[0] = add(add(acc[0], more[0]), add(more[1], more[2]));
+  } else {
+    for (int k = 0; k < n; k += 2)
+      for (int m = 0; m < M; ++m) acc[m] = dot2(acc[m], w + 16L * k, x + m * ldx + k);
+  }
+}
+
+// The 8 vectors of 16 rows and 32 columns: vector g holds columns 4g to 4g + 3 of each row.
+template <int KIND>
+inline void unpack(const uint8_t* p, B* w) {
+  if constexpr (KIND == Q8) {
+    for (int g = 0; g < 8; ++g) w[g] = load_b(p + 64 * g);
+    return;
+  }
+  for (int g = 0; g < 4; ++g) {
+    const B both = load_b(p + 64 * g);
+    w[g] = low4(both);
+    w[g + 4] = high4(both);
+  }
+  if constexpr (FORMS[KIND].bits == 5) {
+    const B h = load_b(p + 256);
+    w[0] = with_bits<4, 16>(w[0], h);
+    w[1] = with_bits<3, 16>(w[1], h);
+    w[2] = with_bits<2, 16>(w[2], h);
+    w[3] = with_bits<1, 16>(w[3], h);
+    w[4] = with_bits<0, 16>(w[4], h);
+    w[5] = with_bits<-1, 16>(w[5], h);
+    w[6] = with_bits<-2, 16>(w[6], h);
+    w[7] = with_bits<-3, 16>(w[7], h);
+  }
+  if constexpr (FORMS[KIND].bits == 6)
+    for (int n = 0; n < 2; ++n) {
+      const B h = load_b(p + 256 + 64 * n);
+      w[4 * n] = with_bits<4, 48>(w[4 * n], h);
+      w[4 * n + 1] = with_bits<2, 48>(w[4 * n + 1], h);
+      w[4 * n + 2] = with_bits<0, 48>(w[4 * n + 2], h);
+      w[4 * n + 3] = with_bits<-2, 48>(w[4 * n + 3], h);
+    }
+}
+
+template <int KIND>
+inline I whole_dot(I start, const B* w, const int8_t* x, int from, int to) {
+  for (int g = from; g < to; ++g) {
+    if constexpr (KIND == Q8) start = dot8(start, w[g], x + 4 * g);
+    else start = dot4(start, w[g], x + 4 * g);
+  }
+  return start;
+}
+
+// Whole numbers: 32 columns at a time are summed in 32 bits, then scaled and added in float32.
+template <int KIND, int M>
+inline void whole(const uint8_t* w, const uint16_t* scales, int groups, const Inputs& x, int first,
+                  F* acc) {
+  constexpr bool offset = KIND == Q4M || KIND == Q5M, halves = KIND == Q6;
+  constexpr int zero = offset ? 0 : 1 << (FORMS[KIND].bits - 1);
+  for (int b = 0; b < groups; ++b) {
+    B v[8];
+    unpack<KIND>(w + size_t(FORMS[KIND].group_bytes) * b, v);
+    const uint16_t* at = scales + FORMS[KIND].scales * LANES * b;
+    const F scale = load_f16(at);
+    F second{};
+    if constexpr (offset || halves) second = load_f16(at + LANES);
+    for (int m = 0; m < M; ++m) {
+      const long row = first + m;
+      const int8_t* xq = x.i8 + row * x.cols + GROUP * b;
+      const float xs = x.scale[row * (x.cols / GROUP) + b];
+      const int32_t* sums = x.sums + row * (x.cols / 16) + 2 * b;
+      if constexpr (halves) {
+        const I lower = whole_dot<KIND>(set_i(-zero * sums[0]), v, xq, 0, 4);
+        const I upper = whole_dot<KIND>(set_i(-zero * sums[1]), v, xq, 4, 8);
+        const F both = fma(to_f(upper), second, mul(to_f(lower), scale));
+        acc[m] = fma(both, set(xs), acc[m]);
+      } else {
+        const int32_t all = sums[0] + sums[1];
+        const I start = KIND == Q8 ? dot8_start(all) : set_i(-zero * all);
+        const I made = whole_dot<KIND>(start, v, xq, 0, 8);
+        if constexpr (offset) acc[m] = fma(second, set(xs * float(all)), acc[m]);
+        acc[m] = fma(to_f(made), mul(scale, set(xs)), acc[m]);
+      }
+    }
+  }
+}
+
+template <int KIND, int M>
+void product_of(const Matrix& w, int b, const Inputs& x, int first, float* y, long ld) {
+  F acc[M];
+  for (int m = 0; m < M; ++m) acc[m] = set(0);
+  const uint8_t* data = w.block(b);
+  const long at = long(first) * x.cols;
+  if constexpr (KIND == F32 || KIND == F16) {
+    using T = std::conditional_t<KIND == F32, float, uint16_t>;
+    const T* values = reinterpret_cast<const T*>(data);
+    if constexpr (M == 1) acc[0] = plain_one(values, x.cols, x.f32 + at);
+    else plain<M>(values, x.cols, x.f32 + at, x.cols, acc);
+  } else if constexpr (KIND == BF16) {
+    pairs<M>(reinterpret_cast<const uint16_t*>(data), x.cols, x.bf16 + at, x.cols, acc);
+  } else {
+    whole<KIND, M>(data, w.scales(b), x.cols / GROUP, x, first, acc);
+  }
+  for (int m = 0; m < M; ++m) store(y + m * ld, acc[m]);
+}
+
+template <int KIND>
+void product_kind(const Matrix& w, int b, const Inputs& x, int first, int count, float* y, long ld) {
+  int m = 0;
+  for (; m + 8 <= count; m += 8) product_of<KIND, 8>(w, b, x, first + m, y + m * ld, ld);
+  if (count - m >= 4) { product_of<KIND, 4>(w, b, x, first + m, y + m * ld, ld); m += 4; }
+  if (count - m >= 2) { product_of<KIND, 2>(w, b, x, first + m, y + m * ld, ld); m += 2; }
+  if (count - m >= 1) product_of<KIND, 1>(w, b, x, first + m, y + m * ld, ld);
+}
+
+void product(const Matrix& w, int b, const Inputs& x, int first, int count, float* y, long ld) {
+  switch (w.kind) {
+    case F32: return product_kind<F32>(w, b, x, first, count, y, ld);
+    case F16: return product_kind<F16>(w, b, x, first, count, y, ld);
+    case BF16: return product_kind<BF16>(w, b, x, first, count, y, ld);
+    case Q8: return product_kind<Q8>(w, b, x, first, count, y, ld);
+    case Q4: return product_kind<Q4>(w, b, x, first, count, y, ld);
+    case Q4M: return product_kind<Q4M>(w, b, x, first, count, y, ld);
+    case Q5: return product_kind<Q5>(w, b, x, first, count, y, ld);
+    case Q5M: return product_kind<Q5M>(w, b, x, first, count, y, ld);
+    case Q6: return product_kind<Q6>(w, b, x, first, count, y, ld);
+    case KINDS: return;
+  }
+}
+
+// -- inputs ------------------------------------------------------------------------------------
+
+// 32 numbers → bytes with one scale, the largest of them 127
+inline void group_to_i8(const float* x, int8_t* q, float* scale, int32_t* sums) {
+  const F a = load(x), b = load(x + 16);
+  const float most = top(larger(size(a), size(b)));
+  const F factor = set(most > 0 ? 127.0f / most : 0.0f);
+  *scale = most / 127.0f;
+  sums[0] = sum_i(store_i8(q, nearest(mul(a, factor))));
+  sums[1] = sum_i(store_i8(q + 16, nearest(mul(b, factor))));
+}
+
+void convert(const Inputs& x, int token, unsigned wanted) {
+  const long cols = x.cols, at = token * cols;
+  if (wanted & WANT_BF16)
+    for (long k = 0; k < cols; k += 16) store_bf16(x.bf16 + at + k, load(x.f32 + at + k));
+  if (wanted & WANT_I8)
+    for (long b = 0; b < cols / GROUP; ++b)
+      group_to_i8(x.f32 + at + GROUP * b, x.i8 + at + GROUP * b, x.scale + token * (cols / GROUP) + b,
+                  x.sums + token * (cols / 16) + 2 * b);
+}
+
+void norm(const float* x, const float* gain, float eps, int n, float* y) {
+  F squares = set(0);
+  int i = 0;
+  for (; i + 16 <= n; i += 16) squares = fma(load(x + i), load(x + i), squares);
+  float total = sum(squares);
+  for (int j = i; j < n; ++j) total += x[j] * x[j];
+  const float factor = 1.0f / std::sqrt(total / float(n) + eps);
+  for (i = 0; i + 16 <= n; i += 16) store(y + i, mul(mul(load(x + i), set(factor)), load(gain + i)));
+  for (; i < n; ++i) y[i] = x[i] * factor * gain[i];
+}
+
+void keep_f16(const float* x, uint16_t* y, int n, long stride) {
+  for (int i = 0; i < n; i += 16) {
+    uint16_t part[16];
+    store_f16(part, load(x + i));
+    for (int j = 0; j < 16; ++j) y[(i + j) * stride] = part[j];
+  }
+}
+
+// -- functions ---------------------------------------------------------------------------------
+
+// e^x for x from about -87 to 88, beyond that the value at the bound. Cody and Waite's reduction,
+// Taylor's series to x^6 on |x| <= ln(2)/2: relative error below 2e-7.
+inline F exponential(F x) {
+  x = smaller(larger(x, set(-87.0f)), set(88.0f));
+  const F n = nearest(mul(x, set(1.44269504f)));
+  F r = fma(n, set(-0.693359375f), x);
+  r = fma(n, set(2.12194440e-4f), r);
+  F e = set(1.0f / 720);
+  e = fma(e, r, set(1.0f / 120));
+  e = fma(e, r, set(1.0f / 24));
+  e = fma(e, r, set(1.0f / 6));
+  e = fma(e, r, set(0.5f));
+  e = fma(e, r, set(1.0f));
+  e = fma(e, r, set(1.0f));
+  return mul(e, power_of_two(n));
+}
+
+inline F sigmoid(F x) { return div(set(1.0f), add(set(1.0f), exponential(sub(set(0.0f), x)))); }
+
+// tanh(x) = 2 sigmoid(2x) - 1
+inline F cap_scores(F x, float cap) {
+  const F s = sigmoid(mul(x, set(2.0f / cap)));
+  return mul(fma(s, set(2.0f), set(-1.0f)), set(cap));
+}
+
+void gate(float* g, const float* u, int activation) {
+  const F x = load(g);
+  if (activation == SILU) return store(g, mul(mul(x, sigmoid(x)), load(u)));
+  const F inner = mul(x, fma(mul(x, x), set(0.044715f), set(1.0f)));  // 1 + tanh(z) = 2 sigmoid(2z)
+  store(g, mul(mul(x, sigmoid(mul(inner, set(1.5957691216f)))), load(u)));
+}
+
+// -- attention ---------------------------------------------------------------------------------
+
+// One piece's scores of query m → weights, with what was summed before brought to the same top.
+inline void soften(const Attend& a, int m, float* scores, int start, int n) {
+  const int padded = (n + 15) / 16 * 16;
+  for (int i = 0; a.cap > 0 && i < padded; i += 16) store(scores + i, cap_scores(load(scores + i), a.cap));
+  const int from = a.from[m] - start, to = a.to[m] - start;
+  for (int i = 0; i < from && i < padded; ++i) scores[i] = -INFINITY;
+  for (int i = to > 0 ? to : 0; i < padded; ++i) scores[i] = -INFINITY;
+  F most = load(scores);
+  for (int i = 16; i < padded; i += 16) most = larger(most, load(scores + i));
+  const float here = top(most), before = a.top[m], now = here > before ? here : before;
+  if (now == -INFINITY) {  // it sees none of these keys, nor any before
+    for (int i = 0; i < padded; ++i) scores[i] = 0;
+    return;
+  }
+  F total = set(0);
+  for (int i = 0; i < padded; i += 16) {
+    const F raw = load(scores + i);
+    float kept[16];
+    store(kept, raw);
+    F e = exponential(sub(raw, set(now)));
+    if (from > i || to < i + 16) {  // what is not seen weighs nothing at all
+      float some[16];
+      store(some, e);
+      for (int j = 0; j < 16; ++j) some[j] = kept[j] == -INFINITY ? 0 : some[j];
+      e = load(some);
+    }
+    store(scores + i, e);
+    total = add(total, e);
+  }
+  const float shrink = before == -INFINITY ? 0 : std::exp(before - now);
+  a.sum[m] = a.sum[m] * shrink + sum(total);
+  a.top[m] = now;
+  if (shrink != 1)
+    for (int d = 0; d < a.dim; d += 16) {
+      float* at = a.out + long(m) * a.dim + d;
+      store(at, mul(load(at), set(shrink)));
+    }
+}
+
+template <int M, class T>
+void attend_piece(const Attend& a, int start, int n) {
+  float scores[M * PIECE];
+  const T* keys = static_cast<const T*>(a.keys) + long(start) * a.dim;
+  for (int i = 0; i < n; i += 16) {
+    F acc[M];
+    for (int m = 0; m < M; ++m) acc[m] = set(0);
+    if constexpr (M == 1) acc[0] = plain_one(keys + long(i) * a.dim, a.dim, a.q);
+    else plain<M>(keys + long(i) * a.dim, a.dim, a.q, a.dim, acc);
+    for (int m = 0; m < M; ++m) store(scores + m * PIECE + i, acc[m]);
+  }
+  for (int m = 0; m < M; ++m) soften(a, m, scores + m * PIECE, start, n);
+  for (int d = 0; d < a.dim; d += 16) {
+    const T* values = static_cast<const T*>(a.values) + long(d) * a.room + 16L * start;
+    F acc[M];
+    for (int m = 0; m < M; ++m) acc[m] = load(a.out + long(m) * a.dim + d);
+    if constexpr (M == 1) acc[0] = add(acc[0], plain_one(values, n, scores));
+    else plain<M>(values, n, scores, PIECE, acc);
+    for (int m = 0; m < M; ++m) store(a.out + long(m) * a.dim + d, acc[m]);
+  }
+}
+
+template <int M, class T>
+void attend_keys(const Attend& a) {
+  for (int start = a.first; start < a.last; start += PIECE)
+    attend_piece<M, T>(a, start, a.last - start < PIECE ? a.last - start : PIECE);
+}
+
+template <class T>
+void attend_of(const Attend& a) {
+  switch (a.count) {
+    case 1: return attend_keys<1, T>(a);
+    case 2: return attend_keys<2, T>(a);
+    case 3: return attend_keys<3, T>(a);
+    case 4: return attend_keys<4, T>(a);
+    case 5: return attend_keys<5, T>(a);
+    case 6: return attend_keys<6, T>(a);
+    case 7: return attend_keys<7, T>(a);
+    case 8: return attend_keys<8, T>(a);
+  }
+}
+
+void attend(const Attend& a) {
+  for (int m = 0; m < a.count; ++m) {
+    a.top[m] = -INFINITY;
+    a.sum[m] = 0;
+    for (int d = 0; d < a.dim; d += 16) store(a.out + long(m) * a.dim + d, set(0));
+  }
+  if (a.wide) attend_of<float>(a);
+  else attend_of<uint16_t>(a);
+}
+
+}  // namespace
+}  // namespace edge

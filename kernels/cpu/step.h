@@ -1,0 +1,116 @@
+// A decoder of Llama's kind: its weights, its keys and values, and one pass of tokens through it.
+//
+// Shapes: N tokens of a pass, C width, H heads, G key/value heads, D head size, V vocabulary.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "isa.h"
+#include "llmbench_cpu.h"
+#include "matrix.h"
+#include "memory.h"
+#include "team.h"
+
+namespace edge {
+
+constexpr int FEW = 8;  // tokens of a pass that every thread prepares for itself
+
+// Take a tensor from the shelf's room into `w`; false when it holds what is no finite number.
+bool pack(Team& team, Matrix& w, Shelf& shelf, int type, int rows, int cols, const void* raw);
+
+struct Layer {
+  Matrix q, k, v, o, gate, up, down;
+  const float *attention_norm = nullptr, *mlp_norm = nullptr;            // [C]
+  const float *after_attention_norm = nullptr, *after_mlp_norm = nullptr;  // null in most families
+  float scale = 1, cap = 0;  // of scores
+  int window = 0;            // keys that a query sees, itself included; 0: all before it
+};
+
+class Engine {
+ public:
+  Engine(const lb_spec& spec, const Ops* ops, int threads, size_t weight_bytes);
+
+  // Take over a tensor. Throws std::invalid_argument with the reason.
+  void set_matrix(int slot, int layer, int type, int rows, int cols, const void* raw);
+  void set_vector(int slot, int layer, int count, const float* values);
+  void set_scores(int layer, float scale, float cap, int window);
+  void check_whole() const;  // throws std::invalid_argument naming what is still missing
+
+  // An empty cache with room for `tokens` in each of `rows`.
+  void begin(int rows, int tokens);
+
+  // ids (rows, count): behind what the cache holds. best (rows,) after the last of them; logits
+  // (rows, V) of the last, or (rows, count, V) with `every`; either may be null.
+  void forward(const int32_t* ids, int rows, int count, bool every, int32_t* best, float* logits);
+
+  int used() const { return used_; }
+  int room() const { return tokens_; }
+  int rows() const { return rows_; }
+  const lb_spec& spec() const { return spec_; }
+  size_t weight_bytes() const { return weights_.used(); }
+  Team& team() { return team_; }
+  double seconds[LB_PARTS] = {};  // of thread 0, a part of the pass, while `timing` is on
+  bool timing = false;
+
+ private:
+  struct Job { const Matrix* w; float* out; long ld; };
+  struct Copy { float* x; Inputs in; };  // the stream and the inputs of a thread, or of all
+
+  Matrix& matrix(int slot, int layer);
+  const float** vector(int slot, int layer);
+  void make_room(int tokens);
+  void turn(int first, int count, bool far);
+  void pass_tokens(const int32_t* ids, int per_row, int row, int rows);
+
+  void pass(int thread);
+  template <class Each> void for_tokens(int thread, Each each);
+  void embed(int thread);
+  void settle(int thread, const float* made, long ld, const float* after, const float* gain, unsigned wanted);
+  void to_inputs(Inputs& in, int token, int cols, unsigned wanted);
+  void products(int thread, const Job* jobs, int count);
+  void place(int thread, const Layer& layer, int number);
+  void attend(int thread, const Layer& layer, int number);
+  void attend_unit(const Layer& layer, int number, int unit);
+  void gather(int thread, unsigned wanted);
+  void gated(int thread, const Layer& layer);
+  void head(int thread);
+  void mark(int thread, int part);
+
+  size_t kv_item() const { return spec_.kv_type == LB_KV_F32 ? 4 : 2; }
+  size_t kv_bytes() const { return size_t(spec_.n_kv_heads) * room_ * dim_ * kv_item(); }
+  char* keys(int layer, int row) const { return cache_.data() + kv_bytes() * 2 * (size_t(layer) * rows_ + row); }
+  char* values(int layer, int row) const { return keys(layer, row) + kv_bytes(); }
+  int splits() const { return per_row_ > 1 ? 1 : (used_ + per_row_ + LB_SPLIT - 1) / LB_SPLIT; }
+  int tiles() const { return (per_row_ * group_ + TILE - 1) / TILE; }
+  const Inputs& inputs(int thread) const { return copies_[alone_ ? thread : 0].in; }
+
+  const lb_spec spec_;
+  const Ops* ops_;
+  Team team_;
+  Shelf weights_, small_, buffers_;
+  Pages cache_;
+  std::vector<Layer> layers_;
+  Matrix embedding_, head_;
+  const float *norm_ = nullptr, *rope_near_ = nullptr, *rope_far_ = nullptr;
+  const int dim_, group_;  // a head's size padded to 16; query heads of a key head
+  int rows_ = 0, tokens_ = 0, room_ = 0, used_ = 0;
+
+  // of the pass that runs
+  int most_ = 0;                         // tokens that the buffers hold
+  bool alone_ = false;                   // each thread has its own stream: few tokens
+  int n_ = 0, per_row_ = 0, first_row_ = 0;
+  const int32_t* ids_ = nullptr;
+  std::vector<Copy> copies_;
+  std::vector<float> cos_, sin_;
+  float *q_ = nullptr, *k_ = nullptr, *v_ = nullptr, *turned_ = nullptr, *mixed_ = nullptr, *tops_ = nullptr,
+        *sums_ = nullptr, *made_ = nullptr, *hidden_ = nullptr;
+  long ld_q_, ld_kv_, ld_c_, ld_ff_;
+  bool every_ = false, best_wanted_ = false;
+  int asked_ = 0;  // tokens in the cache when the whole call is done
+  float* logits_ = nullptr;
+  std::vector<int32_t> best_;
+  std::vector<float> best_at_;
+  double marked_ = 0;
+};
+
+}  // namespace edge

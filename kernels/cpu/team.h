@@ -1,0 +1,50 @@
+// Threads that work through one job together: they wait at barriers and share out what is to do.
+#pragma once
+#include <atomic>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace edge {
+
+class Team {
+ public:
+  explicit Team(int threads);
+  ~Team();
+  Team(const Team&) = delete;
+
+  int size() const { return size_; }
+
+  // job(context, thread) in all threads, the caller being thread 0; back when all are done.
+  void run(void (*job)(void*, int), void* context);
+
+  // Within a job: wait for all. It spins for a while, then lets other programs have the core.
+  void barrier();
+
+  // Within a job: the next of `units` for this thread, -1 when none is left until the next barrier.
+  // Each thread has a share of neighbouring units, and helps the others when that is done: a thread
+  // that was taken off its core holds up no more than the unit it is at.
+  int take(int thread, int units);
+
+ private:
+  struct alignas(64) Counter { std::atomic<int> taken{0}; };
+
+  void serve(int thread);
+  void await(int phase);
+
+  const int size_;
+  std::unique_ptr<Counter[]> counters_;
+  alignas(64) std::atomic<int> arrived_{0};
+  alignas(64) std::atomic<int> phase_{0};
+  alignas(64) std::atomic<int> jobs_{0};
+  std::atomic<bool> ending_{false};
+  void (*job_)(void*, int) = nullptr;
+  void* context_ = nullptr;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace edge

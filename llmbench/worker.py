@@ -177,7 +177,7 @@ class Session:
             return {"status": status, "reason": text, "memory": {"limit_bytes": self.limit_bytes}}
 
     def do_wake(self, engine: str, options: dict[str, Any]) -> dict[str, Any]:
-        """Import what `engine` needs with `options`; what that maps is no part of the model's memory limit."""
+        """Import what `engine` needs with `options`: that is no part of the model's limit."""
         from llmbench import engines
 
         self.engine = engines.create(engine)

@@ -14,8 +14,8 @@ from pathlib import Path
 from llmbench.errors import Missing
 from llmbench.hardware import cpu_flags
 
-FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fopenmp-simd", "-Wall", "-Wextra", "-Wno-maybe-uninitialized",
-         "-pthread")  # fmt: skip
+FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fopenmp-simd", "-Wall", "-Wextra",
+         "-Wno-maybe-uninitialized", "-pthread")  # fmt: skip  # of GCC 12 on its own header
 SANITIZERS = ("-fsanitize=address,undefined", "-O1", "-g", "-fno-omit-frame-pointer")
 AVX2 = ("-mavx2", "-mfma", "-mf16c")
 # The units of an instruction set of x86-64, each with its own flags; no other unit may have any.

@@ -18,7 +18,7 @@ from llmbench.models.source import ModelSource
 
 @dataclass(frozen=True)
 class Stored:
-    """One tensor: its type in ggml's words, its shape, and its rows as bytes (rows, bytes a row)."""
+    """One tensor: its type in ggml's words, its shape, and its rows (rows, bytes of a row)."""
 
     kind: str
     shape: tuple[int, ...]

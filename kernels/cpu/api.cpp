@@ -6,6 +6,12 @@
 #include <stdexcept>
 #include <string>
 
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include "pack.h"
 #include "step.h"
 
@@ -53,11 +59,25 @@ void need(bool holds, const std::string& what) {
   if (!holds) throw std::invalid_argument(what);
 }
 
+// AMX in the CPU, and the kernel's leave to use its registers. Source: Linux, Documentation/arch/x86/xstate.rst
+bool has_tiles() {
+#if defined(__x86_64__) && defined(__linux__)
+  unsigned a, b, c, d;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> 24 & 1) || !(d >> 22 & 1)) return false;
+  constexpr int ASK = 0x1023, TILE_DATA = 18;
+  static const bool allowed = syscall(SYS_arch_prctl, ASK, TILE_DATA) == 0;
+  return allowed;
+#else
+  return false;
+#endif
+}
+
 bool has(const char* isa) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
   if (!std::strcmp(isa, "avx2"))
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  if (!std::strcmp(isa, "amx")) return has("avx512") && has_tiles();
   if (!std::strcmp(isa, "avx512"))
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
@@ -71,17 +91,18 @@ bool has(const char* isa) {
 namespace edge {
 const Ops* ops_avx2() { return nullptr; }
 const Ops* ops_avx512() { return nullptr; }
+const Ops* ops_amx() { return nullptr; }
 }  // namespace edge
 namespace {
 #endif
 
 const Ops* const* all_ops() {
-  static const Ops* const all[] = {ops_avx512(), ops_avx2(), ops_scalar(), nullptr};
+  static const Ops* const all[] = {ops_amx(), ops_avx512(), ops_avx2(), ops_scalar()};
   return all;
 }
 
 const Ops* ops_for(const std::string& isa) {
-  for (int i = 0; i < 3; ++i) {
+  for (int i = 0; i < 4; ++i) {
     const Ops* ops = all_ops()[i];
     if (ops && has(ops->name) && (isa == "auto" || isa == ops->name)) return ops;
   }
@@ -106,16 +127,16 @@ struct OwnInputs {
   Inputs in;
   OwnInputs(const Ops* ops, const Matrix& w, const float* x, int tokens) {
     const long cols = padded(w.cols, GROUP);
-    shelf = Shelf(size_t(tokens) * cols * 8 + 1024);
+    shelf = Shelf(size_t(padded(tokens, MANY)) * cols * 8 + 1024);
     in.cols = int(cols);
     in.f32 = shelf.take<float>(cols * tokens);
-    in.bf16 = shelf.take<uint16_t>(cols * tokens);
+    in.bf16 = shelf.take<uint16_t>(cols * padded(tokens, MANY));
     in.i8 = shelf.take<int8_t>(cols * tokens);
     in.scale = shelf.take<float>(cols / GROUP * tokens);
     in.sums = shelf.take<int32_t>(cols / 16 * tokens);
     for (int t = 0; t < tokens; ++t) {
       std::copy_n(x + size_t(t) * w.cols, w.cols, in.f32 + t * cols);
-      ops->convert(in, t, wanted_by(w.kind));
+      ops->convert(in, t, wanted_of(*ops, w.kind, tokens));
     }
   }
 };
@@ -132,14 +153,11 @@ void product_in(void* context, int thread) {
   Product& p = *static_cast<Product*>(context);
   const Matrix& w = p.packed->w;
   const long ld = long(w.blocks()) * LANES;
-  const int chunk = p.tokens > FEW ? int(std::max<size_t>(1, (256 << 10) / w.block_bytes()))
-                                   : std::max(1, w.blocks() / (p.packed->team.size() * 8));
-  const int units = (w.blocks() + chunk - 1) / chunk;
+  const int chunk = chunk_of(w, p.tokens, p.packed->team.size()), units = units_of(w, chunk);
   for (int i = 0; i < p.times; ++i) {
     for (int unit; (unit = p.packed->team.take(thread, units)) >= 0;)
-      for (int t = 0; t < p.tokens; t += TILE)
-        for (int b = unit * chunk; b < std::min(w.blocks(), (unit + 1) * chunk); ++b)
-          p.packed->ops->product(w, b, *p.in, t, std::min(TILE, p.tokens - t), p.y + t * ld + b * LANES, ld);
+      product_blocks(*p.packed->ops, w, unit * chunk, std::min(w.blocks(), (unit + 1) * chunk), *p.in, p.tokens,
+                     p.y + unit * chunk * LANES, ld);
     p.packed->team.barrier();
   }
 }
@@ -174,7 +192,7 @@ const char* lb_error(void) { return last_error.c_str(); }
 const char* lb_isas(void) {
   static const std::string names = [] {
     std::string all;
-    for (int i = 0; i < 3; ++i)
+    for (int i = 0; i < 4; ++i)
       if (all_ops()[i] && has(all_ops()[i]->name)) all += (all.empty() ? "" : " ") + std::string(all_ops()[i]->name);
     return all;
   }();

@@ -6,6 +6,7 @@
 namespace edge {
 
 constexpr int TILE = 8;        // tokens, or queries, that share one reading of weights or keys
+constexpr int MANY = 32;       // tokens from which on `many` serves
 constexpr int PIECE = 256;     // keys whose scores are held at a time
 constexpr int MAX_HEAD = 256;  // of a head's size
 enum Activation : int { SILU = 0, GELU_TANH = 1 };
@@ -33,6 +34,9 @@ struct Ops {
   const char* name;
   // y[t][0..15] = the 16 rows of block `b` times input t, for t in [0, count); y rows are `ld` apart.
   void (*product)(const Matrix& w, int b, const Inputs& x, int first, int count, float* y, long ld);
+  // The same for `blocks` blocks from `first` on and all of `tokens` inputs, from x.bf16, of which
+  // rows up to the next multiple of 32 can be read. Null: there is none; F32 and F16 have none.
+  void (*many)(const Matrix& w, int first, int blocks, const Inputs& x, int tokens, float* y, long ld);
   // The forms in `wanted` of input `token`, from x.f32.
   void (*convert)(const Inputs& x, int token, unsigned wanted);
   // y = x * gain / sqrt(mean of squares + eps); n may be odd. Source: arXiv 1910.07467, equation 4.
@@ -46,5 +50,6 @@ struct Ops {
 const Ops* ops_scalar();
 const Ops* ops_avx2();    // null where it was not compiled
 const Ops* ops_avx512();
+const Ops* ops_amx();
 
 }  // namespace edge

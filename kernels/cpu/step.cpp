@@ -24,12 +24,6 @@ double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-unsigned wants(std::initializer_list<const Matrix*> list) {
-  unsigned all = 0;
-  for (const Matrix* w : list) all |= wanted_by(w->kind);
-  return all;
-}
-
 // y rows += bias, for 16 rows of a matrix
 void add_bias(const Matrix& w, int b, int count, float* y, long ld) {
   if (!w.bias) return;
@@ -37,15 +31,30 @@ void add_bias(const Matrix& w, int b, int count, float* y, long ld) {
     for (int i = 0; i < LANES; ++i) y[t * ld + i] += w.bias[b * LANES + i];
 }
 
-// Blocks that one thread does at a time: small enough to share out well, or to stay in a cache.
+}  // namespace
+
 int chunk_of(const Matrix& w, int tokens, int threads) {
-  if (tokens > FEW) return int(std::max<size_t>(1, IN_CACHE / w.block_bytes()));
-  return std::max(1, w.blocks() / (threads * 8));
+  if (tokens <= FEW) return std::max(1, w.blocks() / (threads * 8));
+  const int near = int(std::max<size_t>(2, IN_CACHE / w.block_bytes())) / 2 * 2;  // even: blocks go in pairs
+  return std::min(near, std::max(2, w.blocks() / (threads * 4) / 2 * 2));
 }
 
-int units_of(const Matrix& w, int chunk) { return (w.blocks() + chunk - 1) / chunk; }
+void product_blocks(const Ops& ops, const Matrix& w, int first, int end, const Inputs& x, int tokens, float* y, long ld) {
+  if (by_many(ops, w.kind, tokens)) {
+    ops.many(w, first, end - first, x, tokens, y, ld);
+  } else {
+    for (int t = 0; t < tokens; t += TILE)
+      for (int b = first; b < end; ++b)
+        ops.product(w, b, x, t, std::min(TILE, tokens - t), y + t * ld + (b - first) * LANES, ld);
+  }
+  for (int b = first; b < end; ++b) add_bias(w, b, tokens, y + (b - first) * LANES, ld);
+}
 
-}  // namespace
+unsigned Engine::wants(std::initializer_list<const Matrix*> list) const {
+  unsigned all = 0;
+  for (const Matrix* w : list) all |= wanted_of(*ops_, w->kind, n_);
+  return all;
+}
 
 void Engine::mark(int thread, int part) {
   if (!timing || thread) return;
@@ -114,13 +123,7 @@ void Engine::products(int thread, const Job* jobs, int count) {
     while (unit >= units[j]) unit -= units[j++];
     const Matrix& w = *jobs[j].w;
     const int first = unit * chunks[j], end = std::min(w.blocks(), first + chunks[j]);
-    for (int t = 0; t < n_; t += TILE)
-      for (int b = first; b < end; ++b) {
-        float* y = jobs[j].out + t * jobs[j].ld + b * LANES;
-        const int some = std::min(TILE, n_ - t);
-        ops_->product(w, b, in, t, some, y, jobs[j].ld);
-        add_bias(w, b, some, y, jobs[j].ld);
-      }
+    product_blocks(*ops_, w, first, end, in, n_, jobs[j].out + first * LANES, jobs[j].ld);
   }
   team_.barrier();
 }
@@ -248,24 +251,21 @@ void Engine::gather(int thread, unsigned wanted) {
   });
 }
 
-// activation(gate x) * up x, 16 rows of both at a time; then the inputs of the last product.
+// activation(gate x) * up x, a few blocks of both at a time; then the inputs of the last product.
 void Engine::gated(int thread, const Layer& layer) {
   const Matrix &gate = layer.gate, &up = layer.up;
   const Inputs& in = inputs(thread);
-  const int chunk = std::max(1, chunk_of(gate, n_, team_.size()) / 2);
+  const int chunk = std::min(BESIDE, std::max(1, chunk_of(gate, n_, team_.size()) / 2));
+  float* beside = beside_ + size_t(thread) * most_ * BESIDE * LANES;
   for (int unit; (unit = team_.take(thread, units_of(gate, chunk))) >= 0;) {
-    const int end = std::min(gate.blocks(), (unit + 1) * chunk);
-    for (int t = 0; t < n_; t += TILE)
-      for (int b = unit * chunk; b < end; ++b) {
-        const int some = std::min(TILE, n_ - t);
-        alignas(64) float both[TILE * LANES];
-        float* y = hidden_ + t * ld_ff_ + b * LANES;
-        ops_->product(gate, b, in, t, some, y, ld_ff_);
-        ops_->product(up, b, in, t, some, both, LANES);
-        add_bias(gate, b, some, y, ld_ff_);
-        add_bias(up, b, some, both, LANES);
-        for (int m = 0; m < some; ++m) ops_->gate(y + m * ld_ff_, both + m * LANES, spec_.activation);
-      }
+    const int first = unit * chunk, end = std::min(gate.blocks(), first + chunk);
+    constexpr long ld = BESIDE * LANES;
+    float* y = hidden_ + first * LANES;
+    product_blocks(*ops_, gate, first, end, in, n_, y, ld_ff_);
+    product_blocks(*ops_, up, first, end, in, n_, beside, ld);
+    for (int t = 0; t < n_; ++t)
+      for (int b = 0; b < end - first; ++b)
+        ops_->gate(y + t * ld_ff_ + b * LANES, beside + t * ld + b * LANES, spec_.activation);
   }
   team_.barrier();
   mark(thread, LB_AT_GATE_UP);
@@ -273,7 +273,7 @@ void Engine::gated(int thread, const Layer& layer) {
   next.cols = int(padded(spec_.d_ff, GROUP));
   for_tokens(thread, [&](int t) {
     std::copy_n(hidden_ + t * ld_ff_, spec_.d_ff, next.f32 + long(t) * next.cols);
-    to_inputs(next, t, spec_.d_ff, wanted_by(layer.down.kind));
+    to_inputs(next, t, spec_.d_ff, wants({&layer.down}));
   });
 }
 

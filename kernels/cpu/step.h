@@ -2,6 +2,7 @@
 //
 // Shapes: N tokens of a pass, C width, H heads, G key/value heads, D head size, V vocabulary.
 #pragma once
+#include <initializer_list>
 #include <string>
 #include <vector>
 
@@ -13,10 +14,26 @@
 
 namespace edge {
 
+constexpr int BESIDE = 8;  // blocks of the second matrix of a gate whose products a thread holds
 constexpr int FEW = 8;  // tokens of a pass that every thread prepares for itself
 
 // Take a tensor from the shelf's room into `w`; false when it holds what is no finite number.
 bool pack(Team& team, Matrix& w, Shelf& shelf, int type, int rows, int cols, const void* raw);
+
+// Blocks of a matrix that one thread does at a time: to share out well, or to stay in a cache.
+int chunk_of(const Matrix& w, int tokens, int threads);
+inline int units_of(const Matrix& w, int chunk) { return (w.blocks() + chunk - 1) / chunk; }
+
+// Blocks [first, end) times all inputs, bias included; y: where the first of these rows goes.
+void product_blocks(const Ops& ops, const Matrix& w, int first, int end, const Inputs& x, int tokens, float* y, long ld);
+
+// The form of inputs that a product of so many wants.
+inline bool by_many(const Ops& ops, int kind, int tokens) {
+  return ops.many && tokens >= MANY && kind != F32 && kind != F16;
+}
+inline unsigned wanted_of(const Ops& ops, int kind, int tokens) {
+  return by_many(ops, kind, tokens) ? unsigned(WANT_BF16) : wanted_by(kind);
+}
 
 struct Layer {
   Matrix q, k, v, o, gate, up, down;
@@ -74,6 +91,7 @@ class Engine {
   void gather(int thread, unsigned wanted);
   void gated(int thread, const Layer& layer);
   void head(int thread);
+  unsigned wants(std::initializer_list<const Matrix*> list) const;
   void mark(int thread, int part);
 
   size_t kv_item() const { return spec_.kv_type == LB_KV_F32 ? 4 : 2; }
@@ -103,7 +121,7 @@ class Engine {
   std::vector<Copy> copies_;
   std::vector<float> cos_, sin_;
   float *q_ = nullptr, *k_ = nullptr, *v_ = nullptr, *turned_ = nullptr, *mixed_ = nullptr, *tops_ = nullptr,
-        *sums_ = nullptr, *made_ = nullptr, *hidden_ = nullptr;
+        *sums_ = nullptr, *made_ = nullptr, *hidden_ = nullptr, *beside_ = nullptr;
   long ld_q_, ld_kv_, ld_c_, ld_ff_;
   bool every_ = false, best_wanted_ = false;
   int asked_ = 0;  // tokens in the cache when the whole call is done

@@ -144,14 +144,16 @@ void Engine::make_room(int tokens) {
   const size_t slots = heads * std::max(most_, rows_ * int((room_ + LB_SPLIT - 1) / LB_SPLIT));
   const size_t shared = (ld_q_ + 2 * ld_kv_ + ld_c_ + ld_ff_ + heads * dim_) * 4 * most_ + slots * (dim_ + 2) * 4;
   const int threads = team_.size();
+  const size_t beside = size_t(threads) * most_ * BESIDE * LANES;
   buffers_ = Shelf();
-  buffers_ = Shelf(shared + own * (most_ + (threads - 1) * FEW) + 64 * (16 + 8 * size_t(threads)));
+  buffers_ = Shelf(shared + beside * 4 + own * (most_ + (threads - 1) * FEW) + widest * 2 * MANY * threads +
+                   64 * (16 + 8 * size_t(threads)));
   copies_.assign(threads, Copy{});
   for (Copy& copy : copies_) {
     const long some = &copy == &copies_[0] ? most_ : FEW;
     copy.x = buffers_.take<float>(ld_c_ * some);
     copy.in.f32 = buffers_.take<float>(widest * some);
-    copy.in.bf16 = buffers_.take<uint16_t>(widest * some);
+    copy.in.bf16 = buffers_.take<uint16_t>(widest * padded(some, MANY));
     copy.in.i8 = buffers_.take<int8_t>(widest * some);
     copy.in.scale = buffers_.take<float>(widest / GROUP * some);
     copy.in.sums = buffers_.take<int32_t>(widest / 16 * some);
@@ -162,6 +164,7 @@ void Engine::make_room(int tokens) {
   turned_ = buffers_.take<float>(heads * dim_ * most_);
   made_ = buffers_.take<float>(ld_c_ * most_);
   hidden_ = buffers_.take<float>(ld_ff_ * most_);
+  beside_ = buffers_.take<float>(beside);
   mixed_ = buffers_.take<float>(slots * dim_);
   tops_ = buffers_.take<float>(slots);
   sums_ = buffers_.take<float>(slots);

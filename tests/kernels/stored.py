@@ -14,14 +14,15 @@ import pytest
 PLAIN = ("F32", "F16", "BF16")
 WHOLE = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
 KINDS = PLAIN + WHOLE
-ISAS = ("scalar", "avx2", "avx512")  # all that there are; a machine may have fewer
+ISAS = ("scalar", "avx2", "avx512", "amx")  # all that there are; a machine may have fewer
 BLOCKS = {"Q8_0": (32, 34), "Q4_0": (32, 18), "Q4_1": (32, 20), "Q5_0": (32, 22), "Q5_1": (32, 24),
           "Q4_K": (256, 144), "Q5_K": (256, 176), "Q6_K": (256, 210)}  # numbers, bytes  # fmt: skip
 FACTOR = {"Q6_K": 208}  # byte of a block where its float16 factor stands; elsewhere the first
 OFFSET = {"Q4_1": 2, "Q5_1": 2, "Q4_K": 2, "Q5_K": 2}  # and of that of its offsets
 K_PARTS = {"Q4_K": (slice(4, 16), slice(16, 144)), "Q5_K": (slice(4, 16), slice(16, 176)),
            "Q6_K": (slice(192, 208), slice(0, 192))}  # scales, values  # fmt: skip
-GROUP = 32
+GROUP = 32  # columns that share a scale
+MANY = 32  # tokens from which on amx has tiles for all but F32 and F16
 
 needs_compiler = pytest.mark.skipif(
     not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler here"
@@ -116,17 +117,15 @@ def half(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float16).astype(np.float64)
 
 
-def taken(kind: str, x: np.ndarray) -> np.ndarray:
-    """(tokens, cols) float64: inputs as a product takes them. isa.h, `convert`, says how.
+def bf16(values: np.ndarray) -> np.ndarray:
+    """Rounded to bfloat16, ties to even; by way of float32."""
+    kind = gguf.GGMLQuantizationType.BF16
+    narrow = gguf.quants.quantize(values.astype(np.float32), kind)
+    return gguf.quants.dequantize(narrow, kind).astype(np.float64)
 
-    F32 and F16 take them as they are, BF16 rounded to bfloat16, whole numbers as whole numbers up
-    to 127 in groups of 32 with one float32 scale. The number of tokens changes nothing.
-    """
-    if kind in ("F32", "F16"):
-        return x.astype(np.float64)
-    if kind == "BF16":
-        bf16 = gguf.GGMLQuantizationType.BF16
-        return gguf.quants.dequantize(gguf.quants.quantize(x, bf16), bf16).astype(np.float64)
+
+def int8(x: np.ndarray) -> np.ndarray:
+    """Rounded to whole numbers up to 127, in groups of 32 with one float32 scale."""
     groups = x.reshape(len(x), -1, GROUP)
     most = np.abs(groups).max(-1, keepdims=True)
     with np.errstate(divide="ignore"):
@@ -135,12 +134,26 @@ def taken(kind: str, x: np.ndarray) -> np.ndarray:
     return (whole * (most / np.float32(127)).astype(np.float64)).reshape(x.shape)
 
 
-def expected(kind: str, raw: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens, rows) float64 each: the product, and how far float32 sums may be from it."""
-    (scaled, offset), inputs = held(kind, raw), taken(kind, x)
-    sizes = np.abs(inputs) @ (np.abs(scaled) + np.abs(offset)).T
-    allowed = 1e-5 if kind in PLAIN else 2.0**-24 * (x.shape[1] / GROUP + 8)
-    return inputs @ (scaled + offset).T, allowed * sizes + 1e-30
+def expected(
+    kind: str, raw: np.ndarray, x: np.ndarray, isa: str = "scalar"
+) -> tuple[np.ndarray, np.ndarray]:
+    """(tokens, rows) float64 each: the product, and how far float32 sums may be from it.
+
+    F32 and F16 take their inputs as they are, BF16 rounded to bfloat16, the others as whole
+    numbers. With many inputs amx has all but the first two in bfloat16, weights and inputs.
+    """
+    scaled, offset = held(kind, raw)
+    sizes, allowed = np.abs(scaled) + np.abs(offset), 1e-5
+    weights = scaled + offset
+    if kind in ("F32", "F16"):
+        taken = x.astype(np.float64)
+    elif isa == "amx" and len(x) >= MANY:
+        taken, weights = bf16(x), bf16(weights)
+    elif kind == "BF16":
+        taken = bf16(x)
+    else:
+        taken, allowed = int8(x), 2.0**-24 * (x.shape[1] / GROUP + 8)
+    return taken @ weights.T, allowed * (np.abs(taken) @ sizes.T) + 1e-30
 
 
 def inputs(tokens: int, cols: int, seed: int = 2) -> np.ndarray:

@@ -6,8 +6,9 @@ from statistics import median
 import click
 
 from llmbench.cli import show
+from llmbench.kernels import speed
 from llmbench.kernels.bench import Bench, Part, Split
-from llmbench.kernels.speed import MANY, Speed
+from llmbench.kernels.speed import Speed
 from llmbench.units import nbytes, significant
 
 GIGA = 1e9
@@ -16,7 +17,7 @@ GIGA = 1e9
 def show_bench(done: Bench) -> None:
     """All tables; each number a median of the rounds, the spread from the least to the most."""
     click.echo(f"{done.model}, {done.threads} threads, medians and spread of {done.rounds} rounds")
-    for tokens, unit in ((1, "GB/s"), (MANY, "GFLOP/s")):
+    for tokens, unit in ((1, "GB/s"), (speed.MANY, "GFLOP/s")):
         _title(f"operations, {tokens:,} token{'s' * (tokens > 1)}, {unit}")
         show.table([_speed_row(one, unit) for one in done.speeds if one.tokens == tokens])
     _title(f"matmul roofs: {done.roofs.source}")

@@ -100,7 +100,7 @@ class Bench:
 
 
 def bench(
-    model: ModelSource, kinds: Sequence[str], isa: Sequence[str], threads: int, *,
+    model: ModelSource, kinds: Sequence[str], isas: Sequence[str], threads: int, *,
     rounds: int, prompt: int, tokens: int, tell: Tell = lambda what: None,
 ) -> Bench:  # fmt: skip
     """The operations of `model` in each type and instruction set, then its decode and prefill.
@@ -112,12 +112,14 @@ def bench(
     chosen = tuple(dict.fromkeys(kinds)) or (_own_kinds(model) if model.file else ("Q8_0",))
     for kind in chosen:
         check_kind(kind)
-    sets = isas_of(isa or ["auto"])
+    sets = isas_of(isas or ["auto"])
     decoded = [None] if model.file else [kind for kind in chosen if kind in EXPORTED]
     files = [as_gguf(model, kind) for kind in decoded]
     roofs = matmul_roofs(threads)
     measured = speeds(spec, chosen, sets, threads, rounds, by_dtype(roofs), tell)
-    splits = _splits(files, sets, threads, rounds, prompt, tokens, tell)
+    runs = [(file, kind or "", isa) for file, kind in zip(files, decoded, strict=True)
+            for isa in sets]  # fmt: skip
+    splits = _splits(runs, threads, rounds, prompt, tokens, tell)
     left_out = () if model.file else tuple(kind for kind in chosen if kind not in EXPORTED)
     return Bench(model.name, threads, rounds, measured, splits, left_out, roofs)
 
@@ -137,7 +139,7 @@ def matmul_roofs(threads: int) -> Roofs:
 def by_dtype(roofs: Roofs) -> dict[str, float]:
     """Operations/s of matrix products by dtype, whole numbers too."""
     asked = ("matmul", "int8", roofs.raw.get("threads"))
-    whole = {"int8": max(reading["per_s"]) for reading in roofs.raw.get("readings", ())
+    whole = {reading["of"]: max(reading["per_s"]) for reading in roofs.raw.get("readings", ())
              if (reading["what"], reading["of"], reading["threads"]) == asked}  # fmt: skip
     return {"float32": roofs.flops_per_s} | roofs.flops_by_dtype | whole
 
@@ -153,25 +155,29 @@ def _matrices(model: ModelSource) -> dict[tuple[str, int], Any]:
 
 
 def _splits(
-    models: Sequence[ModelSource], sets: Sequence[str], threads: int, rounds: int, prompt: int,
+    asked: Sequence[tuple[ModelSource, str, str]], threads: int, rounds: int, prompt: int,
     tokens: int, tell: Tell,
 ) -> tuple[Split, ...]:  # fmt: skip
-    """Prefill and decode of each model with each instruction set, in each round in a new order."""
+    """Prefill and decode of each model, type and instruction set, in each round in a new order."""
     with ExitStack() as held:
-        runs = [_Run(model, held.enter_context(closing(CpuDecoder(model, isa, "auto", threads))),
-                     prompt, tokens) for model in models for isa in sets]  # fmt: skip
+        runs = []
+        for model, kind, isa in asked:
+            decoder = held.enter_context(closing(CpuDecoder(model, isa, "auto", threads)))
+            runs.append(_Run(model, decoder, kind or decoder.weight_format, prompt, tokens))
         for number in range(rounds + 1):
             for run in random.Random(number).sample(runs, len(runs)):
                 run.take(counts=number > 0)
-                tell(f"decode {run.decoder.weight_format}")
+                tell(f"decode {run.weights}")
         return tuple(split for run in runs for split in run.splits())
 
 
 class _Run:
     """A decoder, its prompt, and what was read of it: [(clock, seconds by part)] by phase."""
 
-    def __init__(self, model: ModelSource, decoder: CpuDecoder, prompt: int, tokens: int) -> None:
-        self.decoder, self.prompt, self.tokens = decoder, prompt, tokens
+    def __init__(
+        self, model: ModelSource, decoder: CpuDecoder, weights: str, prompt: int, tokens: int
+    ) -> None:
+        self.decoder, self.weights, self.prompt, self.tokens = decoder, weights, prompt, tokens
         self.taken: dict[str, list[tuple[float, dict[str, float]]]] = {"decode": [], "prefill": []}
         self.read, self.values = dict.fromkeys(PARTS, 0), dict.fromkeys(PARTS, 0)
         for (name, _), stored in _matrices(model).items():
@@ -203,10 +209,11 @@ class _Run:
 
     def _split(self, phase: str, context: int, tokens: int) -> Split:
         taken, own = self.taken[phase], self.decoder
+        through_head = tokens if phase == "decode" else 1  # of a prompt only the last goes there
         parts = [Part(name, tuple(told[name] for _, told in taken), self.read[name],
-                      2 * self.values[name] * (1 if (name, phase) == ("head", "prefill") else tokens))
+                      2 * self.values[name] * (through_head if name == "head" else tokens))
                  for name in PARTS]  # fmt: skip
         rest = tuple(clock - sum(told.values()) for clock, told in taken)
-        return Split(phase, own.weight_format, own.isa, own.threads, own.kv_type, context, tokens,
+        return Split(phase, self.weights, own.isa, own.threads, own.kv_type, context, tokens,
                      tuple(clock for clock, _ in taken),
                      (*parts, Part(OUTSIDE, rest, 0, 0)))  # fmt: skip

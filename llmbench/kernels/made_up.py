@@ -11,6 +11,7 @@ from llmbench.models.header.ggml_types import TYPES
 
 LEAST_SCALE, MOST_SCALE = 0.01, 0.02  # what is made of them in float16 stays a normal number
 FLOATS = ("F32", "F16", "BF16")
+BY_TILES = 32  # tokens from which on amx multiplies by tiles; Source: MANY in kernels/cpu/isa.h
 
 
 def kinds() -> tuple[str, ...]:
@@ -39,6 +40,16 @@ def isas_of(asked: Sequence[str]) -> tuple[str, ...]:
             raise Unsupported(f"kernels: isa: this CPU and this build have no {isa}",
                               how=f"auto, or one of {', '.join(here)}")  # fmt: skip
     return tuple(dict.fromkeys(here[0] if isa == "auto" else isa for isa in asked))
+
+
+def arithmetic(kind: str, isa: str, tokens: int) -> str:
+    """The dtype in which a matrix and so many inputs are multiplied; its name is torch's.
+
+    Source: wanted_of in kernels/cpu/step.h.
+    """
+    if kind in ("F32", "F16"):
+        return "float32"
+    return "bfloat16" if kind == "BF16" or (isa == "amx" and tokens >= BY_TILES) else "int8"
 
 
 def made_up(kind: str, rows: int, cols: int, seed: int = 0) -> np.ndarray:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from llmbench.engines.edge import impl_of
 from llmbench.kernels.cpu import isas, library
 from llmbench.kernels.made_up import kinds
-from llmbench.kernels.recipe import recipe
+from llmbench.kernels.recipe import UNIT_FLAGS, recipe
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Operation:
 def operations() -> tuple[Operation, ...]:
     """Every operation of the library as it is built here. Raises: Missing when it cannot be."""
     here = isas()
-    units = {unit.removesuffix(".cpp") for unit in recipe().units}
-    built = tuple(isa for isa in ("avx512", "avx2", "scalar") if isa in units)
+    wide = [unit.removesuffix(".cpp") for unit in UNIT_FLAGS if unit in recipe().units]
+    built = (*reversed(wide), "scalar")
     rows = [Operation("product", kind, built, here, here[0]) for kind in kinds()]
     if hasattr(library(), "lb_attend"):
         rows.append(Operation("attention", None, built, here, here[0]))

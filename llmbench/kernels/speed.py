@@ -4,7 +4,7 @@ One token: bytes/s of a matrix that stands so often behind itself that one pass 
 whole step of the model does. So what lies in a cache in a step lies in it here, and no more. The
 roof is a plain read of as many bytes, taken just before or after each reading. Left out are the
 waits between operations, which a step has: the split of a step shows those.
-Many tokens: operations/s of one such matrix. The roof is torch's matrix product in the same numbers.
+Many tokens: operations/s of one such matrix. The roof is torch's matrix product in the same dtype.
 """
 
 import math
@@ -20,7 +20,7 @@ import numpy as np
 from llmbench.errors import OutOfMemory
 from llmbench.hardware import available_bytes
 from llmbench.kernels.cpu import Packed, packed_bytes, read_bytes_per_s
-from llmbench.kernels.made_up import made_up
+from llmbench.kernels.made_up import arithmetic, made_up
 from llmbench.models.spec import Spec
 from llmbench.units import MiB, nbytes
 
@@ -29,8 +29,6 @@ READING_S = 0.05  # of one reading at least
 PROBE_S = 0.05
 MOST_TIMES = 10_000
 HEAD = "head"  # only a prompt's last token goes through it: it is not measured with many
-# In which numbers a type is multiplied, in torch's words; Source: wanted_by in kernels/cpu/matrix.h
-ARITHMETIC = {"F32": "float32", "F16": "float32", "BF16": "bfloat16"}  # others: int8
 Tell = Callable[[str], None]
 
 
@@ -178,6 +176,6 @@ def _speed(task: _Task, pairs: list[tuple[float, float]], roofs: Mapping[str, fl
     if task.probe_bytes:
         return Speed(**task.about, per_s=own, roof_per_s=beside,
                      roof=f"reading {nbytes(task.probe_bytes)}")  # fmt: skip
-    dtype = ARITHMETIC.get(task.about["weights"], "int8")
+    dtype = arithmetic(task.about["weights"], task.about["isa"], MANY)
     known = (roofs[dtype],) if dtype in roofs else ()
     return Speed(**task.about, per_s=own, roof_per_s=known, roof=f"torch matmul in {dtype}")

@@ -16,11 +16,12 @@ from llmbench.hardware import Roofs, fingerprint, machine
 from llmbench.kept_roofs import keep, kept
 from llmbench.kernels.cpu import PARTS, packed_bytes
 from llmbench.kernels.made_up import check_kind, isas_of
-from llmbench.kernels.speed import Speed, Tell, speeds
+from llmbench.kernels.speed import TASKS, Speed, Tell, speeds
 from llmbench.models.families import traits_of
 from llmbench.models.gguf_cache import ExportType, as_gguf
 from llmbench.models.source import ModelSource
 from llmbench.models.stored_weights import StoredWeights
+from llmbench.progress import Progress
 
 EXPORTED = get_args(ExportType)  # what a folder can be decoded in
 PART_OF = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "gate_up", "up": "gate_up"}
@@ -101,7 +102,7 @@ class Bench:
 
 def bench(
     model: ModelSource, kinds: Sequence[str], isas: Sequence[str], threads: int, *,
-    rounds: int, prompt: int, tokens: int, tell: Tell = lambda what: None,
+    rounds: int, prompt: int, tokens: int,
 ) -> Bench:  # fmt: skip
     """The operations of `model` in each type and instruction set, then its decode and prefill.
 
@@ -116,10 +117,12 @@ def bench(
     decoded = [None] if model.file else [kind for kind in chosen if kind in EXPORTED]
     files = [as_gguf(model, kind) for kind in decoded]
     roofs = matmul_roofs(threads)
-    measured = speeds(spec, chosen, sets, threads, rounds, by_dtype(roofs), tell)
     runs = [(file, kind or "", isa) for file, kind in zip(files, decoded, strict=True)
             for isa in sets]  # fmt: skip
-    splits = _splits(runs, threads, rounds, prompt, tokens, tell)
+    readings = rounds * TASKS * len(chosen) * len(sets) + (rounds + 1) * len(runs)
+    with Progress("kernels bench", readings) as progress:
+        measured = speeds(spec, chosen, sets, threads, rounds, by_dtype(roofs), progress.advance)
+        splits = _splits(runs, threads, rounds, prompt, tokens, progress.advance)
     left_out = () if model.file else tuple(kind for kind in chosen if kind not in EXPORTED)
     return Bench(model.name, threads, rounds, measured, splits, left_out, roofs)
 

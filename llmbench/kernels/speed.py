@@ -29,6 +29,7 @@ READING_S = 0.05  # of one reading at least
 PROBE_S = 0.05
 MOST_TIMES = 10_000
 HEAD = "head"  # only a prompt's last token goes through it: it is not measured with many
+TASKS = 9  # of a type and instruction set: five operations with one token, four with many
 Tell = Callable[[str], None]
 
 

@@ -44,8 +44,7 @@ def measured(kinds=("Q8_0",), isa=("scalar",), model=TINY, **more):
 
 
 def test_each_operation_is_read_as_often_as_asked_beside_its_roof():
-    told = []
-    done = measured(("Q8_0", "F32"), rounds=3, tell=told.append)
+    done = measured(("Q8_0", "F32"), rounds=3)
     assert [(one.weights, one.operation, one.tokens) for one in done.speeds] == [
         (kind, name, tokens) for kind in ("Q8_0", "F32") for name in SHAPES
         for tokens in (1, MANY) if (name, tokens) != ("head", MANY)]  # fmt: skip
@@ -57,7 +56,14 @@ def test_each_operation_is_read_as_often_as_asked_beside_its_roof():
     roofs = {one.weights: (one.roof_per_s, one.roof) for one in done.speeds if one.tokens == MANY}
     assert roofs == {"Q8_0": ((4e11,), "torch matmul in int8"),
                      "F32": ((1e11,), "torch matmul in float32")}  # fmt: skip
-    assert told.count("qkv") == 3 * 2 * 2
+
+
+def test_each_reading_is_told():
+    told = []
+    speed.speeds(SPEC, ["Q8_0", "F32"], ["scalar"], 1, 3, {}, told.append)
+    assert len(told) == 3 * 2 * speed.TASKS
+    assert told.count("qkv") == 3 * 2 * 2 and told.count("head") == 3 * 2
+    assert told[:18] != told[18:36], "each round in an order of its own"
 
 
 def test_one_token_reads_at_least_what_a_whole_step_reads():

@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from llmbench.cli import measuring, reading, trying
+from llmbench.cli import kernels, measuring, reading, trying
 from llmbench.cli.group import Stopped, commands
 from llmbench.errors import Held, LlmbenchError
 
-__all__ = ["commands", "main", "measuring", "reading", "trying"]
+__all__ = ["commands", "kernels", "main", "measuring", "reading", "trying"]
 
 
 def main() -> None:

@@ -1,7 +1,4 @@
-"""The shared library of `impl: cpu`, built when first needed and kept for the next time.
-
-python -m llmbench.kernels.build [--sanitize]
-"""
+"""The shared library of `impl: cpu`, built when first needed and kept for the next time."""
 
 import json
 import os
@@ -9,7 +6,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +17,7 @@ from time import perf_counter
 
 from filelock import FileLock
 
-from llmbench.errors import LlmbenchError, Missing
+from llmbench.errors import Missing
 from llmbench.kernels.recipe import OTHERWISE, Recipe, key_of, plain_words, recipe
 from llmbench.models.shapes import cache_folder
 
@@ -161,23 +157,3 @@ def _write_facts(wanted: Recipe, finished: Path, seconds: float) -> None:
                                        "seconds": round(seconds, 3)}  # fmt: skip
     facts["sha256"] = sha256((finished / LIBRARY).read_bytes()).hexdigest()
     (finished / FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Build our library and say so on the terminal; the exit code."""
-    if not set(arguments) <= {"--sanitize"}:
-        print("usage: python -m llmbench.kernels.build [--sanitize]", file=sys.stderr)
-        return 2
-    try:
-        built = cpu_build(sanitize="--sanitize" in arguments)
-    except LlmbenchError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    print(f"library   {built.library}\ncompiler  {built.compiler}: {built.version}")
-    print(f"flags     {shlex.join(built.flags)}")
-    print(f"seconds   {built.seconds:.1f}{' (kept since)' if built.cached else ''}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

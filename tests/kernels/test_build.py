@@ -288,28 +288,6 @@ def test_a_folder_without_sources_is_missing(tmp_path: Path, said: Path) -> None
         cpu_library(tmp_path / "nowhere")
 
 
-# -- the command -----------------------------------------------------------------------------------
-
-
-def test_the_command_tells_library_compiler_flags_and_seconds(
-    sources: Path, said: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(recipe, "source_folder", lambda: sources)
-    assert (build.main([]), build.main(["--sanitize"]), build.main(["--what"])) == (0, 0, 2)
-    told = capsys.readouterr().out
-    assert str(cpu_library()) in told and str(cpu_library(sanitize=True)) in told
-    assert "double 1.0" in told and "-fsanitize=address,undefined" in told and "seconds" in told
-
-
-def test_the_command_ends_with_the_errors_code(
-    monkeypatch: pytest.MonkeyPatch, sources: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(recipe, "source_folder", lambda: sources)
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    assert build.main([]) == Missing.exit_code
-    assert "no-such-compiler" in capsys.readouterr().err
-
-
 # -- what is installed carries the sources ---------------------------------------------------------
 
 

@@ -178,8 +178,10 @@ void read_in(void* context, int thread) {  // neighbouring units of 64 KiB to ea
   constexpr size_t UNIT = 8192;
   uint64_t sums[8] = {};
   for (int unit; (unit = r.team->take(thread, int(r.words / UNIT))) >= 0;)
-    for (size_t i = 0; i < UNIT; i += 8)
+    for (size_t i = 0; i < UNIT; i += 8) {
+      __builtin_prefetch(r.data + unit * UNIT + i + AHEAD / 8, 0, 3);
       for (int j = 0; j < 8; ++j) sums[j] += r.data[unit * UNIT + i + j];
+    }
   for (uint64_t s : sums) __atomic_fetch_add(&r.seen, s, __ATOMIC_RELAXED);
 }
 
@@ -202,7 +204,7 @@ const char* lb_isas(void) {
 int lb_holds(int type) { return kind_of(type) >= 0; }
 
 size_t lb_bytes(int type, int rows, int cols) {
-  if (kind_of(type) < 0 || rows < 1 || cols < 1) return 0;
+  if (!can_hold(type, cols) || rows < 1) return 0;
   Matrix w;
   w.kind = Kind(kind_of(type));
   w.rows = rows;
@@ -240,6 +242,7 @@ int lb_ready(lb_engine* e) {
 int lb_begin(lb_engine* e, int rows, int tokens) {
   return guarded([&] {
     need(rows >= 1 && tokens >= 1, "a cache needs at least one row and one token");
+    need(tokens <= 1 << 30, "a cache of so many tokens");
     e->engine.begin(rows, tokens);
   });
 }
@@ -270,8 +273,8 @@ void lb_close(lb_engine* e) { delete e; }
 
 int lb_pack(int type, int rows, int cols, const void* raw, const char* isa, int threads, lb_packed** out) {
   return guarded([&] {
-    need(kind_of(type) >= 0, "a type that cannot be held");
     need(rows >= 1 && cols >= 1, "an empty matrix");
+    need(can_hold(type, cols), "a type, or rows of no whole blocks, that cannot be held");
     check_threads(threads);
     auto made = std::make_unique<lb_packed>(threads, ops_for(isa), lb_bytes(type, rows, cols));
     if (!pack(made->team, made->w, made->shelf, type, rows, cols, raw))
@@ -314,8 +317,7 @@ int lb_repeat(lb_packed* p, int tokens, int times, double* seconds) {
 
 void lb_free(lb_packed* p) { delete p; }
 
-int lb_read(const char* isa, size_t bytes, int threads, double seconds, double* bytes_per_s) {
-  (void)isa;
+int lb_read(size_t bytes, int threads, double seconds, double* bytes_per_s) {
   return guarded([&] {
     check_threads(threads);
     need(bytes >= (size_t(1) << 20), "a buffer of at least 1 MiB");

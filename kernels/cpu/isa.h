@@ -7,6 +7,9 @@ namespace edge {
 
 constexpr int TILE = 8;        // tokens, or queries, that share one reading of weights or keys
 constexpr int MANY = 32;       // tokens from which on `many` serves
+// Bytes ahead of what is read that memory is asked for. The CPU's own prefetching stops at each page
+// of 4 KiB, and has to see a stream before it believes in it.
+constexpr int AHEAD = 6144;
 constexpr int PIECE = 256;     // keys whose scores are held at a time
 constexpr int MAX_HEAD = 256;  // of a head's size
 enum Activation : int { SILU = 0, GELU_TANH = 1 };

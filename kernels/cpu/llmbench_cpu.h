@@ -13,7 +13,7 @@ extern "C" {
 
 enum { LB_OK = 0, LB_BAD = 1, LB_NO_MEMORY = 2, LB_NOT_FINITE = 3, LB_NO_ISA = 4 };
 enum { LB_KV_F16 = 0, LB_KV_F32 = 1 };
-enum { LB_SPLIT = 512 };       /* keys of one head that a thread attends to at a time when decoding */
+enum { LB_SPLIT = 256 };       /* keys of one head that a thread attends to at a time when decoding */
 enum { LB_PASS_TOKENS = 512 }; /* tokens of a prompt that go through the layers together */
 
 /* slots of matrices */
@@ -64,12 +64,8 @@ int lb_row(const lb_packed*, int row, float* out);
 int lb_repeat(lb_packed*, int tokens, int times, double* seconds); /* of so many products of some input */
 void lb_free(lb_packed*);
 
-/* Attention by itself: q (count, H, D) after keys and values (S, G, D), the queries at the end. */
-int lb_attend(const char* isa, int threads, int kv_type, int count, int n_heads, int n_kv_heads, int head_dim, int keys,
-              float scale, float cap, int window, const float* q, const float* k, const float* v, float* out);
-
 /* Bytes a second that `threads` read from a buffer of `bytes`, for about `seconds`; the best pass. */
-int lb_read(const char* isa, size_t bytes, int threads, double seconds, double* bytes_per_s);
+int lb_read(size_t bytes, int threads, double seconds, double* bytes_per_s);
 
 #ifdef __cplusplus
 }

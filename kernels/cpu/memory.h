@@ -2,6 +2,10 @@
 #pragma once
 #include <sys/mman.h>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 #include <cstddef>
 #include <new>
 #include <utility>
@@ -16,7 +20,7 @@ class Pages {
   // `bytes` on a boundary of a huge page; the kernel is asked for huge ones where that is worth it.
   // Throws std::bad_alloc.
   explicit Pages(size_t bytes) : size_(bytes + HUGE_PAGE) {
-    void* got = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* got = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (got == MAP_FAILED) throw std::bad_alloc();
     start_ = static_cast<char*>(got);
     data_ = reinterpret_cast<char*>((reinterpret_cast<size_t>(start_) + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1));
@@ -25,7 +29,11 @@ class Pages {
 #endif
   }
   ~Pages() {
-    if (start_) munmap(start_, size_);
+    if (!start_) return;
+#if defined(__SANITIZE_ADDRESS__)
+    ASAN_UNPOISON_MEMORY_REGION(start_, size_);
+#endif
+    munmap(start_, size_);
   }
   Pages(Pages&& other) noexcept { *this = std::move(other); }
   Pages& operator=(Pages&& other) noexcept {
@@ -41,17 +49,27 @@ class Pages {
   size_t size_ = 0;
 };
 
-// Parts of `Pages`, one behind the other, each on a cache line.
+// Parts of `Pages`, one behind the other, each on a cache line. Under a sanitizer there is a gap
+// behind each that nobody may touch.
 class Shelf {
  public:
   Shelf() = default;
+#if defined(__SANITIZE_ADDRESS__)
+  static constexpr size_t GAP = 256;
+  explicit Shelf(size_t bytes) : pages_(2 * bytes + (size_t(1) << 20)), room_(2 * bytes + (size_t(1) << 20)) {}
+#else
+  static constexpr size_t GAP = 0;
   explicit Shelf(size_t bytes) : pages_(bytes), room_(bytes) {}
+#endif
   template <class T> T* take(size_t count) {
     const size_t bytes = (count * sizeof(T) + 63) / 64 * 64;
-    if (used_ + bytes > room_) throw std::bad_alloc();
-    T* got = reinterpret_cast<T*>(pages_.data() + used_);
-    used_ += bytes;
-    return got;
+    if (used_ + bytes + GAP > room_) throw std::bad_alloc();
+    char* got = pages_.data() + used_;
+#if defined(__SANITIZE_ADDRESS__)
+    ASAN_POISON_MEMORY_REGION(got + count * sizeof(T), bytes + GAP - count * sizeof(T));
+#endif
+    used_ += bytes + GAP;
+    return reinterpret_cast<T*>(got);
   }
   size_t used() const { return used_; }
 

@@ -14,27 +14,32 @@ namespace {
 
 // -- products ----------------------------------------------------------------------------------
 
-// acc[m] += sum over k of w[k] x[m][k], for M inputs `ldx` apart. w: [n][16].
 inline F read16(const float* p) { return load(p); }
 inline F read16(const uint16_t* p) { return load_f16(p); }
 
+inline void ask_ahead(const void* p) { __builtin_prefetch(static_cast<const char*>(p) + AHEAD, 0, 3); }
+
+// acc[m] += sum over k of w[k] x[m][k], for M inputs `ldx` apart. w: [n][16]. With few inputs there
+// are several sums of each, for an addition takes longer than it takes to start the next.
 template <int M, class T>
 inline void plain(const T* w, int n, const float* x, long ldx, F* acc) {
-  for (int k = 0; k < n; ++k) {
-    const F one = read16(w + 16L * k);
-    for (int m = 0; m < M; ++m) acc[m] = fma(one, set(x[m * ldx + k]), acc[m]);
-  }
-}
-
-// One input: four sums side by side, for an addition takes longer than it takes to start one.
-template <class T>
-inline F plain_one(const T* w, int n, const float* x) {
-  F acc[4] = {set(0), set(0), set(0), set(0)};
+  constexpr int C = M <= 2 ? 4 : M <= 4 ? 2 : 1;
+  F sums[C][M];
+  for (int c = 0; c < C; ++c)
+    for (int m = 0; m < M; ++m) sums[c][m] = c ? set(0) : acc[m];
   int k = 0;
-  for (; k + 4 <= n; k += 4)
-    for (int j = 0; j < 4; ++j) acc[j] = fma(read16(w + 16L * (k + j)), set(x[k + j]), acc[j]);
-  for (; k < n; ++k) acc[0] = fma(read16(w + 16L * k), set(x[k]), acc[0]);
-  return add(add(acc[0], acc[1]), add(acc[2], acc[3]));
+  for (; k + C <= n; k += C)
+    for (int c = 0; c < C; ++c) {
+      if (sizeof(T) == 4 || c % 2 == 0) ask_ahead(w + 16L * (k + c));
+      const F one = read16(w + 16L * (k + c));
+      for (int m = 0; m < M; ++m) sums[c][m] = fma(one, set(x[m * ldx + k + c]), sums[c][m]);
+    }
+  for (; k < n; ++k) {
+    const F one = read16(w + 16L * k);
+    for (int m = 0; m < M; ++m) sums[0][m] = fma(one, set(x[m * ldx + k]), sums[0][m]);
+  }
+  for (int m = 0; m < M; ++m) acc[m] = C == 4 ? add(add(sums[0][m], sums[C > 1][m]), add(sums[C / 2][m], sums[C - 1][m]))
+                                     : C == 2 ? add(sums[0][m], sums[C - 1][m]) : sums[0][m];
 }
 
 template <int M>
@@ -42,6 +47,7 @@ inline void pairs(const uint16_t* w, int n, const uint16_t* x, long ldx, F* acc)
   if constexpr (M == 1) {
     F more[3] = {set(0), set(0), set(0)};
     for (int k = 0; k < n; k += 8) {  // n is a multiple of 32
+      for (int j = 0; j < 4; ++j) ask_ahead(w + 16L * (k + 2 * j));
       acc[0] = dot2(acc[0], w + 16L * k, x + k);
       for (int j = 0; j < 3; ++j) more[j] = dot2(more[j], w + 16L * (k + 2 + 2 * j), x + k + 2 + 2 * j);
     }
@@ -69,7 +75,9 @@ inline void whole(const uint8_t* w, const uint16_t* scales, int groups, const In
   constexpr int zero = offset ? 0 : 1 << (FORMS[KIND].bits - 1);
   for (int b = 0; b < groups; ++b) {
     B v[8];
-    unpack<KIND>(w + size_t(FORMS[KIND].group_bytes) * b, v);
+    const uint8_t* group = w + size_t(FORMS[KIND].group_bytes) * b;
+    for (int i = 0; i < FORMS[KIND].group_bytes && M <= 4; i += 64) ask_ahead(group + i);
+    unpack<KIND>(group, v);
     const uint16_t* at = scales + FORMS[KIND].scales * LANES * b;
     const F scale = load_f16(at);
     F second{};
@@ -104,8 +112,7 @@ void product_of(const Matrix& w, int b, const Inputs& x, int first, float* y, lo
   if constexpr (KIND == F32 || KIND == F16) {
     using T = std::conditional_t<KIND == F32, float, uint16_t>;
     const T* values = reinterpret_cast<const T*>(data);
-    if constexpr (M == 1) acc[0] = plain_one(values, x.cols, x.f32 + at);
-    else plain<M>(values, x.cols, x.f32 + at, x.cols, acc);
+    plain<M>(values, x.cols, x.f32 + at, x.cols, acc);
   } else if constexpr (KIND == BF16) {
     pairs<M>(reinterpret_cast<const uint16_t*>(data), x.cols, x.bf16 + at, x.cols, acc);
   } else {
@@ -261,8 +268,7 @@ void attend_piece(const Attend& a, int start, int n) {
   for (int i = 0; i < n; i += 16) {
     F acc[M];
     for (int m = 0; m < M; ++m) acc[m] = set(0);
-    if constexpr (M == 1) acc[0] = plain_one(keys + long(i) * a.dim, a.dim, a.q);
-    else plain<M>(keys + long(i) * a.dim, a.dim, a.q, a.dim, acc);
+    plain<M>(keys + long(i) * a.dim, a.dim, a.q, a.dim, acc);
     for (int m = 0; m < M; ++m) store(scores + m * PIECE + i, acc[m]);
   }
   for (int m = 0; m < M; ++m) soften(a, m, scores + m * PIECE, start, n);
@@ -270,8 +276,7 @@ void attend_piece(const Attend& a, int start, int n) {
     const T* values = static_cast<const T*>(a.values) + long(d) * a.room + 16L * start;
     F acc[M];
     for (int m = 0; m < M; ++m) acc[m] = load(a.out + long(m) * a.dim + d);
-    if constexpr (M == 1) acc[0] = add(acc[0], plain_one(values, n, scores));
-    else plain<M>(values, n, scores, PIECE, acc);
+    plain<M>(values, n, scores, PIECE, acc);
     for (int m = 0; m < M; ++m) store(a.out + long(m) * a.dim + d, acc[m]);
   }
 }

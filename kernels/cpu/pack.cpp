@@ -5,8 +5,6 @@
 // written into the place of its row; 32-bit words hold 4 neighbouring columns throughout.
 #include "pack.h"
 
-#include <cmath>
-
 #include "half.h"
 
 namespace edge {
@@ -154,6 +152,12 @@ int stored_number(int bits, const uint8_t* p, int r, int column) {
   return four;
 }
 
+bool finite_number(uint32_t v) { return (v & 0x7f800000u) != 0x7f800000u; }
+bool finite_half(int kind, uint16_t v) {
+  const unsigned odd = kind == BF16 ? 0x7f80u : 0x7c00u;
+  return (v & odd) != odd;
+}
+
 bool pack_whole(const Matrix& w, uint8_t* data, const Stored& from, const uint8_t* raw, int b, int r) {
   const int bits = FORMS[w.kind].bits, scales = FORMS[w.kind].scales;
   const uint8_t* row = raw + row_bytes(from.type, w.cols) * size_t(b * LANES + r);
@@ -163,18 +167,13 @@ bool pack_whole(const Matrix& w, uint8_t* data, const Stored& from, const uint8_
   for (int g = 0; g < w.groups(); ++g) {
     Group group;
     read_group(from.type, row + size_t(from.bytes) * (g / within), g % within, &group);
-    if (!std::isfinite(group.first) || !std::isfinite(group.second)) return false;
+    const uint16_t first = to_f16(group.first), second = to_f16(group.second);
+    if (!finite_half(w.kind, first) || !finite_half(w.kind, second)) return false;
     put_group(bits, group.words, r, block + size_t(FORMS[w.kind].group_bytes) * g);
-    at[size_t(g) * scales * LANES] = to_f16(group.first);
-    if (scales == 2) at[(size_t(g) * 2 + 1) * LANES] = to_f16(group.second);
+    at[size_t(g) * scales * LANES] = first;
+    if (scales == 2) at[(size_t(g) * 2 + 1) * LANES] = second;
   }
   return true;
-}
-
-bool finite_number(uint32_t v) { return (v & 0x7f800000u) != 0x7f800000u; }
-bool finite_half(int kind, uint16_t v) {
-  const unsigned odd = kind == BF16 ? 0x7f80u : 0x7c00u;
-  return (v & odd) != odd;
 }
 
 bool pack_plain(const Matrix& w, uint8_t* data, const uint8_t* raw, int b, int r) {
@@ -196,6 +195,11 @@ bool pack_plain(const Matrix& w, uint8_t* data, const uint8_t* raw, int b, int r
 int kind_of(int type) {
   const Stored* s = stored(type);
   return s ? s->kind : -1;
+}
+
+bool can_hold(int type, int cols) {
+  const Stored* s = stored(type);
+  return s && cols >= 1 && cols % s->numbers == 0;
 }
 
 size_t row_bytes(int type, int cols) {

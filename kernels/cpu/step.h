@@ -75,6 +75,7 @@ class Engine {
 
   Matrix& matrix(int slot, int layer);
   const float** vector(int slot, int layer);
+  int length_of(int slot, int layer);
   void make_room(int tokens);
   void turn(int first, int count, bool far);
   void pass_tokens(const int32_t* ids, int per_row, int row, int rows);

@@ -1,12 +1,14 @@
 #include "team.h"
 
-#include <sched.h>
+#include <chrono>
 
 namespace edge {
 namespace {
 
-constexpr int SPINS = 4000;        // some tens of microseconds, longer than any even phase
-constexpr int SPINS_IDLE = 20000;  // between jobs, while the caller takes its token
+using Clock = std::chrono::steady_clock;
+
+constexpr auto PATIENCE = std::chrono::microseconds(150);  // more than threads differ on a quiet machine
+constexpr int PAUSES = 32;                                 // between two looks at the clock
 
 inline void pause() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -14,6 +16,20 @@ inline void pause() {
 #elif defined(__aarch64__)
   asm volatile("yield");
 #endif
+}
+
+// Whether `holds()` within PATIENCE.
+template <class Holds> bool soon(Holds holds) {
+  for (int spin = 0; spin < PAUSES; ++spin) {
+    if (holds()) return true;
+    pause();
+  }
+  for (const auto end = Clock::now() + PATIENCE; Clock::now() < end;)
+    for (int spin = 0; spin < PAUSES; ++spin) {
+      if (holds()) return true;
+      pause();
+    }
+  return false;
 }
 
 }  // namespace
@@ -47,22 +63,24 @@ void Team::run(void (*job)(void*, int), void* context) {
 void Team::serve(int thread) {
   int seen = 0;
   for (;;) {
-    for (int spin = 0; jobs_.load(std::memory_order_acquire) == seen && spin < SPINS_IDLE; ++spin) pause();
-    {
+    if (!soon([&] { return jobs_.load(std::memory_order_acquire) != seen; })) {
       std::unique_lock<std::mutex> lock(mutex_);
       wake_.wait(lock, [&] { return jobs_.load() != seen; });
-      seen = jobs_.load();
     }
+    seen = jobs_.load(std::memory_order_acquire);
     if (ending_) return;
     job_(context_, thread);
     barrier();
   }
 }
 
+// Spin, then sleep: a core that is left empty takes over the thread that another program keeps waiting.
 void Team::await(int phase) {
-  for (int spin = 0; phase_.load(std::memory_order_acquire) == phase; ++spin)
-    if (spin < SPINS) pause();
-    else sched_yield();
+  if (soon([&] { return phase_.load(std::memory_order_acquire) != phase; })) return;
+  std::unique_lock<std::mutex> lock(mutex_);
+  sleeping_.fetch_add(1);
+  wake_.wait(lock, [&] { return phase_.load() != phase; });
+  sleeping_.fetch_sub(1);
 }
 
 void Team::barrier() {
@@ -70,7 +88,10 @@ void Team::barrier() {
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 < size_) return await(phase);
   for (int t = 0; t < size_; ++t) counters_[t].taken.store(0, std::memory_order_relaxed);
   arrived_.store(0, std::memory_order_relaxed);
-  phase_.store(phase + 1, std::memory_order_release);
+  phase_.store(phase + 1);
+  if (sleeping_.load() == 0) return;
+  { std::lock_guard<std::mutex> lock(mutex_); }  // whoever is about to sleep does, or has seen the phase
+  wake_.notify_all();
 }
 
 int Team::take(int thread, int units) {

@@ -20,7 +20,7 @@ class Team {
   // job(context, thread) in all threads, the caller being thread 0; back when all are done.
   void run(void (*job)(void*, int), void* context);
 
-  // Within a job: wait for all. It spins for a while, then lets other programs have the core.
+  // Within a job: wait for all. It spins for a while, then sleeps and leaves the core to others.
   void barrier();
 
   // Within a job: the next of `units` for this thread, -1 when none is left until the next barrier.
@@ -38,6 +38,7 @@ class Team {
   std::unique_ptr<Counter[]> counters_;
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<int> phase_{0};
+  std::atomic<int> sleeping_{0};
   alignas(64) std::atomic<int> jobs_{0};
   std::atomic<bool> ending_{false};
   void (*job_)(void*, int) = nullptr;

@@ -72,6 +72,7 @@ Matrix& Engine::matrix(int slot, int layer) {
 
 void Engine::set_matrix(int slot, int layer, int type, int rows, int cols, const void* raw) {
   Matrix& w = matrix(slot, layer);
+  if (slot < 0 || slot > LB_HEAD) bad("no such matrix");
   const int heads = spec_.n_heads * spec_.head_dim, kv = spec_.n_kv_heads * spec_.head_dim;
   const int c = spec_.d_model, ff = spec_.d_ff, v = spec_.vocab_size;
   const int shapes[][2] = {{heads, c}, {kv, c}, {kv, c}, {c, heads}, {ff, c}, {ff, c}, {c, ff}, {v, c}, {v, c}};
@@ -79,28 +80,37 @@ void Engine::set_matrix(int slot, int layer, int type, int rows, int cols, const
   if (rows != shapes[slot][0] || cols != shapes[slot][1])
     bad("matrix " + name + " is " + std::to_string(rows) + " x " + std::to_string(cols) + ", not " +
         std::to_string(shapes[slot][0]) + " x " + std::to_string(shapes[slot][1]));
-  if (kind_of(type) < 0) bad("matrix " + name + " has a type that cannot be held");
+  if (!can_hold(type, cols)) bad("matrix " + name + " has a type, or rows, that cannot be held");
   if (!pack(team_, w, weights_, type, rows, cols, raw))
-    throw std::domain_error("matrix " + name + " holds what is no finite number");
+    throw std::domain_error("it holds what is no finite number, or scales above what float16 holds");
 }
 
 const float** Engine::vector(int slot, int layer) {
   if (slot == LB_NORM) return &norm_;
   if (slot == LB_ROPE_NEAR) return &rope_near_;
   if (slot == LB_ROPE_FAR) return &rope_far_;
-  if (slot >= LB_BIAS) return &matrix(slot - LB_BIAS, layer).bias;
-  if (layer < 0 || layer >= spec_.n_layers || slot < 0) bad("no such vector");
+  if (slot >= LB_BIAS && slot <= LB_BIAS + LB_DOWN) return &matrix(slot - LB_BIAS, layer).bias;
+  if (layer < 0 || layer >= spec_.n_layers || slot < 0 || slot > LB_AFTER_MLP_NORM) bad("no such vector");
   Layer& l = layers_[layer];
   const float** const all[] = {&l.attention_norm, &l.mlp_norm, &l.after_attention_norm, &l.after_mlp_norm};
   return all[slot];
 }
 
+int Engine::length_of(int slot, int layer) {
+  if (slot == LB_ROPE_NEAR || slot == LB_ROPE_FAR) return spec_.rope_dims / 2;
+  if (slot < LB_BIAS) return spec_.d_model;
+  return matrix(slot - LB_BIAS, layer).rows;
+}
+
 void Engine::set_vector(int slot, int layer, int count, const float* values) {
+  const float** to = vector(slot, layer);
+  if (count != length_of(slot, layer))
+    bad("a vector of " + std::to_string(count) + ", not " + std::to_string(length_of(slot, layer)));
   for (int i = 0; i < count; ++i)
-    if (!std::isfinite(values[i])) throw std::domain_error("a vector holds what is no finite number");
+    if (!std::isfinite(values[i])) throw std::domain_error("it holds what is no finite number");
   float* own = small_.take<float>(padded(count, LANES));
   std::copy_n(values, count, own);
-  *vector(slot, layer) = own;
+  *to = own;
 }
 
 void Engine::set_scores(int layer, float scale, float cap, int window) {
@@ -125,15 +135,15 @@ void Engine::check_whole() const {
 
 void Engine::begin(int rows, int tokens) {
   const int room = int(padded(tokens, LANES));
+  used_ = tokens_ = 0;
   if (rows != rows_ || room != room_) {
-    most_ = 0;
-    cache_ = Pages();  // before the new one: both at once might not fit
-    rows_ = rows;
+    most_ = rows_ = 0;  // nobody may go on with a cache that was not to be had
+    cache_ = Pages();   // before the new one: both at once might not fit
     room_ = room;
     cache_ = Pages(kv_bytes() * 2 * rows * spec_.n_layers);
+    rows_ = rows;
   }
   tokens_ = tokens;
-  used_ = 0;
 }
 
 // Buffers for passes of up to `tokens`; kept while they are large enough.

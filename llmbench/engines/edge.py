@@ -25,7 +25,9 @@ class EdgeOptions(Noun):
         None  # reference; auto: sdpa-flash, or reference where that cannot serve the model
     )
     kv_type: Literal["auto", "f16", "f32"] | None = None  # cpu; auto: f32 for F32 weights, else f16
-    isa: Literal["auto", "scalar", "avx2", "avx512", "amx"] | None = None  # cpu; auto: the best there is
+    isa: Literal["auto", "scalar", "avx2", "avx512", "amx"] | None = (
+        None  # cpu; auto: the best there is
+    )
 
 
 REFERENCE_NEEDS = ("torch", "safetensors")

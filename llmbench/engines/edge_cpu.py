@@ -114,9 +114,10 @@ class CpuDecoder:
     def _fill(self, matrices: Matrices, vectors: Mapping[tuple[int, int], np.ndarray]) -> None:
         """Give the library every tensor; it keeps its own copies."""
         for (name, layer), stored in matrices.items():
-            self._check(self.library.lb_matrix(
+            code = self.library.lb_matrix(
                 self._handle, cpu.MATRICES.index(name), layer, cpu.NUMBER_OF[stored.kind],
-                *stored.shape, cpu.pointer(stored.rows)))  # fmt: skip
+                *stored.shape, cpu.pointer(stored.rows))  # fmt: skip
+            cpu.check(code, f"engine edge, impl cpu: tensor {stored.name!r} of {stored.file}")
         rotations = {(cpu.Slot.ROPE_NEAR, 0): self.rope.near, (cpu.Slot.ROPE_FAR, 0): self.rope.far}
         for (slot, layer), values in chain(vectors.items(), rotations.items()):
             values = np.ascontiguousarray(values, np.float32)

@@ -63,7 +63,7 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "lb_row": (c_int, [Handle, c_int, Handle]),
     "lb_repeat": (c_int, [Handle, c_int, c_int, POINTER(c_double)]),
     "lb_free": (None, [Handle]),
-    "lb_read": (c_int, [c_char_p, c_size_t, c_int, c_double, POINTER(c_double)]),
+    "lb_read": (c_int, [c_size_t, c_int, c_double, POINTER(c_double)]),
 }
 
 
@@ -148,5 +148,5 @@ class Packed:
 def read_bytes_per_s(nbytes: int, threads: int, seconds: float) -> float:
     """Bytes/s that `threads` read from a buffer of `nbytes`: the best pass in about `seconds`."""
     told = c_double()
-    check(library().lb_read(b"auto", nbytes, threads, seconds, byref(told)), "kernels")
+    check(library().lb_read(nbytes, threads, seconds, byref(told)), "kernels")
     return told.value

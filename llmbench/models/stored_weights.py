@@ -20,13 +20,17 @@ from llmbench.models.source import ModelSource
 class Stored:
     """One tensor: its type in ggml's words, its shape, and its rows (rows, bytes of a row)."""
 
+    name: str  # in its file
+    file: str
     kind: str
     shape: tuple[int, ...]
     rows: np.ndarray
 
     def part(self, first: int, end: int) -> "Stored":
         """Its rows from `first` to before `end`."""
-        return Stored(self.kind, (end - first, *self.shape[1:]), self.rows[first:end])
+        return Stored(
+            self.name, self.file, self.kind, (end - first, *self.shape[1:]), self.rows[first:end]
+        )
 
     def floats(self) -> np.ndarray:
         """The values as float32. Only for the types that hold floating point numbers."""
@@ -42,7 +46,7 @@ class StoredWeights:
     def __init__(self, model: ModelSource, config: Mapping[str, Any]) -> None:
         self._gguf = GgufWeights(model.header, config, None, "cpu") if model.file else None
         self.family = self._gguf.family if self._gguf else None  # in GGUF's words
-        self._found: dict[str, tuple[TensorInfo, np.ndarray]] = {}
+        self._found: dict[str, tuple[TensorInfo, str, np.ndarray]] = {}
         for path in model.weight_files:
             header = model.header if model.file else read_safetensors(path)
             data = np.memmap(path, np.uint8, "r")
@@ -50,7 +54,7 @@ class StoredWeights:
                 if info.name in self._found:
                     raise BadParams(f"models: tensor {info.name!r} stands in two files of "
                                     f"{model.name}", how="keep one set of weights")  # fmt: skip
-                self._found[info.name] = info, data
+                self._found[info.name] = info, path.name, data
 
     def __contains__(self, name: str) -> bool:
         return self._name(name) in self._found
@@ -61,12 +65,14 @@ class StoredWeights:
         if stored not in self._found:
             raise Missing(f"models: there is no tensor {stored!r}",
                           how="fetch the model again; its config asks for this tensor")  # fmt: skip
-        info, data = self._found[stored]
+        info, file, data = self._found[stored]
         if info.shape != shape:
             raise Missing(f"models: tensor {stored!r} has the shape {info.shape}, not {shape}",
                           why="its config and its weights do not belong together")  # fmt: skip
         raw = data[info.offset : info.offset + info.nbytes]
-        return Stored(info.kind, shape, raw.reshape(shape[0] if len(shape) > 1 else 1, -1))
+        return Stored(
+            stored, file, info.kind, shape, raw.reshape(shape[0] if len(shape) > 1 else 1, -1)
+        )
 
     def close(self) -> None:
         """Let go of the files: their pages count no longer as this process's memory."""

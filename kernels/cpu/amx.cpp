@@ -47,8 +47,8 @@ template <int KIND> void to_bf16(const Matrix& w, int b, int first, int end, uin
   constexpr float zero = offset ? 0 : 1 << (FORMS[KIND].bits - 1);
   for (int g = first; g < end; ++g) {
     B v[8];
-    unpack<KIND>(w.block(b) + size_t(FORMS[KIND].group_bytes) * g, v);
-    const uint16_t* at = w.scales(b) + size_t(FORMS[KIND].scales) * LANES * g;
+    unpack<KIND>(w.values(b, g), v);
+    const uint16_t* at = w.scales(b, g);
     F scale = load_f16(at), add = offset ? load_f16(at + LANES) : mul(scale, set(-zero));
     for (int i = 0; i < 8; ++i, out += 64) {
       if (halves && i == 4) {

@@ -1,21 +1,22 @@
 // A weight matrix as it lies in memory, the same for every instruction set.
 //
 // 16 rows stand together (a block), so that a vector of 16 lanes holds one row a lane and no sum
-// ever crosses lanes. Rows are padded to 16 and columns to 32 with zeros.
+// ever crosses lanes. Rows are padded to 16 and columns to 64 with zeros.
 //
-// kind   values of a block, for 16 rows                       beside them, for each 32 columns
-// F32    [cols][16] float32                                   -
-// F16    [cols][16] float16                                   -
-// BF16   [cols/2][16][2] bfloat16                             -
-// Q8     [cols/4][16][4] bytes, value + 128                   scale[16]
-// Q4     [cols/32][4][16][4] bytes: column 4j+i in the low    scale[16]
-//        half of byte [j][.][i], column 4(j+4)+i in the high
-// Q5     Q4, then [16][4] bytes a 32 columns: bit j of byte   scale[16]
-//        [.][i] is the fifth of column 4j+i
-// Q6     Q4, then [2][16][4] bytes: bits 2j, 2j+1 of byte     scale[2][16], one for each 16 columns
-//        [n][.][i] are the upper two of column 4(4n+j)+i
-// Q4M Q5M  as Q4 and Q5                                       scale[16] offset[16]
+// kind      a group: 16 rows, 32 columns                           before it, for each row
+// F32       [32][16] float32                                       -
+// F16       [32][16] float16                                       -
+// BF16      [16][16][2] bfloat16: pairs of columns                 -
+// Q8        [8][16][4] bytes, value + 128: column 4g+i in [g][.][i] scale
+// Q4        [4][16][4] bytes: column 4g+i in the low half of byte  scale
+//           [g][.][i], column 4(g+4)+i in the high
+// Q5        Q4, then [16][4] bytes: bit g of byte [.][i] is the    scale
+//           fifth of column 4g+i
+// Q6        Q4, then [2][16][4] bytes: bits 2g, 2g+1 of byte       two scales, of 16 columns each
+//           [n][.][i] are the upper two of column 4(4n+g)+i
+// Q4M Q5M   as Q4 and Q5                                           scale, offset
 //
+// Groups stand in pairs, the scales of both before the values of both: one stream, whole cache lines.
 // Scales and offsets are float16. A value is scale * (stored - zero), or scale * stored + offset.
 #pragma once
 #include <cstddef>
@@ -51,15 +52,18 @@ struct Matrix {
 
   int blocks() const { return (rows + LANES - 1) / LANES; }
   int groups() const { return (cols + GROUP - 1) / GROUP; }
-  size_t value_bytes() const { return size_t(groups()) * FORMS[kind].group_bytes; }
-  size_t block_bytes() const {
-    const size_t all = value_bytes() + size_t(groups()) * FORMS[kind].scales * LANES * 2;
-    return (all + 63) / 64 * 64;
-  }
+  size_t scale_bytes() const { return size_t(FORMS[kind].scales) * LANES * 2; }  // of a group
+  size_t pair_bytes() const { return 2 * (FORMS[kind].group_bytes + scale_bytes()); }
+  size_t block_bytes() const { return (groups() + 1) / 2 * pair_bytes(); }
   size_t bytes() const { return block_bytes() * blocks(); }
   const uint8_t* block(int b) const { return data + block_bytes() * b; }
-  const uint16_t* scales(int b) const {
-    return reinterpret_cast<const uint16_t*>(block(b) + value_bytes());
+  size_t values_at(int g) const {  // in a block
+    return g / 2 * pair_bytes() + 2 * scale_bytes() + size_t(g % 2) * FORMS[kind].group_bytes;
+  }
+  size_t scales_at(int g) const { return g / 2 * pair_bytes() + g % 2 * scale_bytes(); }
+  const uint8_t* values(int b, int g) const { return block(b) + values_at(g); }
+  const uint16_t* scales(int b, int g) const {
+    return reinterpret_cast<const uint16_t*>(block(b) + scales_at(g));
   }
 };
 

@@ -69,16 +69,19 @@ inline I whole_dot(I start, const B* w, const int8_t* x, int from, int to) {
 
 // Whole numbers: 32 columns at a time are summed in 32 bits, then scaled and added in float32.
 template <int KIND, int M>
-inline void whole(const uint8_t* w, const uint16_t* scales, int groups, const Inputs& x, int first,
-                  F* acc) {
+inline void whole(const uint8_t* w, int groups, const Inputs& x, int first, F* acc) {
+  constexpr long scale_bytes = FORMS[KIND].scales * LANES * 2, value_bytes = FORMS[KIND].group_bytes;
   constexpr bool offset = KIND == Q4M || KIND == Q5M, halves = KIND == Q6;
   constexpr int zero = offset ? 0 : 1 << (FORMS[KIND].bits - 1);
   for (int b = 0; b < groups; ++b) {
     B v[8];
-    const uint8_t* group = w + size_t(FORMS[KIND].group_bytes) * b;
-    for (int i = 0; i < FORMS[KIND].group_bytes && M <= 4; i += 64) ask_ahead(group + i);
+    const int odd = b % 2;
+    const uint8_t* pair = w + (b - odd) * (value_bytes + scale_bytes);
+    const uint8_t* group = pair + 2 * scale_bytes + odd * value_bytes;
+    const uint16_t* at = reinterpret_cast<const uint16_t*>(pair + odd * scale_bytes);
+    for (int i = 0; i < value_bytes && M <= 4; i += 64) ask_ahead(group + i);
+    if (M <= 4 && (scale_bytes == 64 || !odd)) ask_ahead(at);
     unpack<KIND>(group, v);
-    const uint16_t* at = scales + FORMS[KIND].scales * LANES * b;
     const F scale = load_f16(at);
     F second{};
     if constexpr (offset || halves) second = load_f16(at + LANES);
@@ -116,7 +119,7 @@ void product_of(const Matrix& w, int b, const Inputs& x, int first, float* y, lo
   } else if constexpr (KIND == BF16) {
     pairs<M>(reinterpret_cast<const uint16_t*>(data), x.cols, x.bf16 + at, x.cols, acc);
   } else {
-    whole<KIND, M>(data, w.scales(b), x.cols / GROUP, x, first, acc);
+    whole<KIND, M>(data, x.cols / GROUP, x, first, acc);
   }
   for (int m = 0; m < M; ++m) store(y + m * ld, acc[m]);
 }

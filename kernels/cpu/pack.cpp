@@ -162,16 +162,16 @@ bool pack_whole(const Matrix& w, uint8_t* data, const Stored& from, const uint8_
   const int bits = FORMS[w.kind].bits, scales = FORMS[w.kind].scales;
   const uint8_t* row = raw + row_bytes(from.type, w.cols) * size_t(b * LANES + r);
   uint8_t* block = data + w.block_bytes() * b;
-  uint16_t* at = reinterpret_cast<uint16_t*>(block + w.value_bytes()) + r;
   const int within = from.numbers / GROUP;
   for (int g = 0; g < w.groups(); ++g) {
     Group group;
     read_group(from.type, row + size_t(from.bytes) * (g / within), g % within, &group);
     const uint16_t first = to_f16(group.first), second = to_f16(group.second);
     if (!finite_half(w.kind, first) || !finite_half(w.kind, second)) return false;
-    put_group(bits, group.words, r, block + size_t(FORMS[w.kind].group_bytes) * g);
-    at[size_t(g) * scales * LANES] = first;
-    if (scales == 2) at[(size_t(g) * 2 + 1) * LANES] = second;
+    put_group(bits, group.words, r, block + w.values_at(g));
+    uint16_t* at = reinterpret_cast<uint16_t*>(block + w.scales_at(g)) + r;
+    at[0] = first;
+    if (scales == 2) at[LANES] = second;
   }
   return true;
 }
@@ -220,7 +220,7 @@ bool pack_blocks(const Matrix& w, uint8_t* data, int type, const void* raw, int 
 
 void unpack_row(const Matrix& w, int row, float* out) {
   const uint8_t* block = w.block(row / LANES);
-  const int r = row % LANES, bits = FORMS[w.kind].bits, scales = FORMS[w.kind].scales;
+  const int r = row % LANES, bits = FORMS[w.kind].bits;
   const bool offset = w.kind == Q4M || w.kind == Q5M;
   const uint16_t* half = reinterpret_cast<const uint16_t*>(block);
   for (int k = 0; k < w.cols; ++k) {
@@ -229,8 +229,8 @@ void unpack_row(const Matrix& w, int row, float* out) {
     else if (w.kind == F16) out[k] = from_f16(half[size_t(k) * 16 + r]);
     else if (w.kind == BF16) out[k] = from_bf16(half[size_t(k / 2) * 32 + 2 * r + k % 2]);
     else {
-      const uint16_t* at = w.scales(row / LANES) + size_t(g) * scales * LANES + r;
-      const int n = stored_number(bits, block + size_t(FORMS[w.kind].group_bytes) * g, r, k % GROUP);
+      const uint16_t* at = w.scales(row / LANES, g) + r;
+      const int n = stored_number(bits, block + w.values_at(g), r, k % GROUP);
       const float scale = from_f16(at[w.kind == Q6 && k % GROUP >= 16 ? LANES : 0]);
       out[k] = offset ? scale * float(n) + from_f16(at[LANES]) : scale * float(n - (1 << (bits - 1)));
     }

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from llmbench.engines.edge import impl_of
-from llmbench.kernels.cpu import isas, library
+from llmbench.kernels.cpu import isas
 from llmbench.kernels.made_up import kinds
 from llmbench.kernels.recipe import UNIT_FLAGS, recipe
 
@@ -25,8 +25,6 @@ def operations() -> tuple[Operation, ...]:
     wide = [unit.removesuffix(".cpp") for unit in UNIT_FLAGS if unit in recipe().units]
     built = (*reversed(wide), "scalar")
     rows = [Operation("product", kind, built, here, here[0]) for kind in kinds()]
-    if hasattr(library(), "lb_attend"):
-        rows.append(Operation("attention", None, built, here, here[0]))
     impl = impl_of({})
     served = f"impl {impl}, isa {here[0]}" if impl == "cpu" else f"impl {impl}"
     rows.append(Operation("decode step", None, (*built, "reference"), (*here, "reference"), served))

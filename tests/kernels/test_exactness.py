@@ -55,5 +55,5 @@ def test_a_weight_held_wrong_and_a_result_that_is_no_number_are_faults(monkeypat
     monkeypatch.setattr(Packed, "row", row_of)
     monkeypatch.setattr(Packed, "product", lambda packed, x: right(packed, x) * np.nan)
     *_, last = checked(["Q8_0"], isas()[-1:], 1)
-    assert not last.right
+    assert not last.right and last.of_bound == np.inf
     assert last.facts()["of_bound"] is None and last.facts()["right"] is False

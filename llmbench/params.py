@@ -35,6 +35,9 @@ LAYERS = {"int8": "Linear8bitLt", "nf4": "Linear4bit"}  # the classes that prove
 ATTENTION_IMPLS = ("reference", "sdpa-math", "sdpa-flash")
 COMPARED = ("decode_tok_per_s", "prefill_tok_per_s", "ttft_s", "tpot_s", "prefill_s", "e2e_s")
 DECODED = {"decode_tok_per_s", "tpot_s"}  # of the tokens after the first
+WEIGHTS = ("F32", "F16", "BF16", "Q8_0", "Q4_0",  # types that llmbench writes itself,
+           "Q4_K_M", "Q5_K_M", "Q6_K")  # and those that llama.cpp makes  # fmt: skip
+FILES = ("gguf:", "ollama:")  # models that are a file already, in a type of its own
 
 
 def one_of(kind: str, known: Iterable[str], name: str) -> str:
@@ -91,6 +94,7 @@ Quantization = Annotated[
 ]
 AttentionImpl = Annotated[str, AfterValidator(lambda v: one_of("attention", ATTENTION_IMPLS, v))]
 Prompt = Annotated[str, AfterValidator(lambda v: one_of("prompt", tuple(TEXTS), v))]
+Weights = Annotated[str, AfterValidator(lambda v: one_of("format of weights", WEIGHTS, v))]
 Compared = Annotated[str, AfterValidator(lambda v: one_of("metric to compare", COMPARED, v))]
 RunId = Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,95})?$")]
 BatchSize = Annotated[int, Field(ge=1, le=65_536)]
@@ -209,6 +213,7 @@ class OllamaComparison(Study):
     prompts: list[Prompt] = list(PROMPTS)
     context_lens: list[Tokens] = []  # prompts of exact length, besides
     output_tokens: Tokens = 128
+    weights: list[Weights] = []  # formats, one comparison each; none: as `engine_options` say
     blocks: int = Field(5, ge=1, le=1000)
     warmups: int = Field(4, ge=0, le=1000)
 
@@ -221,9 +226,10 @@ class OllamaComparison(Study):
 
     @property
     def claims(self) -> int:
-        """Each baseline with a twin in each metric, for the named prompts and for each length."""
+        """Each baseline in each metric, on each model in each format, for each kind of prompt."""
         asked = bool(self.prompts) + len(self.context_lens)
-        return len(self.metrics) * len(self.models) * asked * len(self.baselines)
+        files = len(self.models) * max(1, len(self.weights))
+        return len(self.metrics) * files * asked * len(self.baselines)
 
     @model_validator(mode="after")
     def _two_sides(self) -> "OllamaComparison":
@@ -231,6 +237,22 @@ class OllamaComparison(Study):
             raise ValueError(f"target {self.target} is a baseline too; its twin is made anyway")
         if not (self.prompts or self.context_lens):
             raise ValueError("no prompts and no context_lens: nothing to ask")
+        return self
+
+    @model_validator(mode="after")
+    def _one_word_on_weights(self) -> "OllamaComparison":
+        if not self.weights:
+            return self
+        twice = [name for name, options in self.engine_options.items() if "weights" in options]
+        if twice:
+            raise ValueError(
+                f"weights are asked of all engines, and once more in engine_options of "
+                f"{' and '.join(twice)}; say it in one of the two"
+            )
+        if whole := [name for name in self.models if name.startswith(FILES)]:
+            raise ValueError(
+                f"weights cannot be chosen for {', '.join(whole)}: a file is in a type of its own"
+            )
         return self
 
     @model_validator(mode="after")

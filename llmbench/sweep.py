@@ -24,7 +24,7 @@ from llmbench.kept_roofs import keep, kept
 from llmbench.params import Study, make_study, study_kind
 from llmbench.points import Group, plan, present
 from llmbench.progress import Progress
-from llmbench.ready import check_here, check_options
+from llmbench.ready import check_here, check_options, make_files
 from llmbench.record import (
     SETTLED,
     Audit,
@@ -105,6 +105,7 @@ def measure_study(name: str, study: Study, *, shard: str = "", outputs: Path | N
         _note(_summary(*told))  # `status` can tell from here on
         if left:
             threads = left[0].repeats[0].point.threads
+            make_files(left)
             sweep.environment = store.add_environment(folder, _described(folder, threads))
             sweep.run(left)
         run = _summary(*told)

@@ -102,8 +102,7 @@ def ratios_table(told: Iterable[Told]) -> pd.DataFrame:
 
 def _claim(claim: Claim) -> dict[str, Any]:
     """One claim as a row for people; one that has no ratio says why, and no numbers."""
-    group = dict(claim.group)
-    about = {"Model": group.get("model", ""), "Prompt": _asked(claim),
+    about = {"Model": claim.model, "Prompt": _asked(claim),
              "At least": f"{claim.at_least:g}"}  # fmt: skip
     if math.isnan(claim.ratio):
         why = "; ".join(check.detail for check in claim.checks if check.passed is False)

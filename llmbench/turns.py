@@ -59,6 +59,8 @@ class Lane:
         options = self.first.engine_options | {
             "device": self.first.device, "threads": self.first.threads,
         }  # fmt: skip
+        if self.first.weights:
+            options["weights"] = self.first.weights
         if self.first.engine == "fake":
             options["process_seed"] = process_seed(self.first, self.process_run)
         answer = self.child.ask(

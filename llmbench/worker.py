@@ -224,6 +224,16 @@ class Session:
                        "limit_bytes": self.limit_bytes}  # fmt: skip
         return {"status": "ok", "served": served.model_dump(), "servers": self._servers()}
 
+    def do_make(self, model: str, sha256: str, weights: str) -> dict[str, Any]:
+        """Make the file of `model` in the format `weights`, unless it is here."""
+        from llmbench.models.gguf_cache import gguf_of
+        from llmbench.models.source import find_model
+
+        source = find_model(model)
+        if source.sha256 == sha256:
+            gguf_of(source, weights)
+        return {"status": "ok"}
+
     def do_probe(self, threads: int) -> dict[str, Any]:
         """Measure this machine's roofs with `threads` threads."""
         from llmbench.profilers.probes import measure_roofs

@@ -33,7 +33,7 @@ def rows(
     frame = grid.assign(
         run=run, study="scaling", model=model, model_sha256="ab" * 32, engine=engine,
         prompt="exact", prompt_tokens=length, output_tokens=16, device="cpu", threads=2, seed=17,
-        options="", child="", window=0, twin=False, audit=None,
+        options="", weights="", child="", window=0, twin=False, audit=None,
         released=None, tree_rss_bytes=np.nan, received_tokens=16.0,
         repeat=0, status="ok", reason=None, measured_at="2026-03-01T10:00:00+00:00",
         sequence=range(n), environment="env-" + fingerprint, fingerprint=fingerprint,

@@ -334,3 +334,16 @@ def test_shares_of_memory_are_sampled_once_a_child_apart_from_its_turns(outputs)
     for told in audited.values():
         assert 0 < told["tree_uss_peak_bytes"] <= told["tree_pss_peak_bytes"]
     assert {told["tree_pss_peak_bytes"] for told in others} == {None}
+
+
+def test_formats_of_weights_reach_the_engines_and_the_frame(outputs, tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMBENCH_CACHE", str(tmp_path / "cache"))
+    measure("ollama_comparison", outputs=outputs, run_id="r", target="edge", baselines=["fake"],
+            weights=["Q8_0", "F16"], prompts=["hello"], output_tokens=2, process_runs=1, blocks=1,
+            warmups=0, threads=1)  # fmt: skip
+    frame = read(outputs / "r")
+    assert len(frame) == 6 and (frame["status"] == "ok").all()
+    fake = frame[frame["engine"] == "fake"]
+    assert (fake["weights"] == fake["weight_format"]).all()  # what it was asked to serve
+    kept = sorted(path.name.rpartition("-")[2] for path in (tmp_path / "cache").rglob("*.gguf"))
+    assert kept == ["F16.gguf", "Q8_0.gguf"]

@@ -20,7 +20,7 @@ from llmbench.units import nbytes, per_second
 NEAR = (0.9, 1.1)  # exponents that count as near 1
 LEAST_SIZES = 3  # two sizes lie on every power law
 LINE = ["run", "fingerprint", "study", "engine", "output_tokens", "device", "threads", "seed",
-        "options", *SERVED, "batch_size"]  # what the sizes of one line share  # fmt: skip
+        "options", "weights", *SERVED, "batch_size"]  # what sizes of a line share  # fmt: skip
 COLUMNS = ["Engine", "Batch (rows)", "Prompt", "Model", "Weights", "Time per token (ms)",
            "95 % interval", "Weights per second", "Of the best", "Interval of that",
            "Of the memory roof", "Process runs", "Label"]  # fmt: skip

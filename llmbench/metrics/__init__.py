@@ -30,7 +30,7 @@ MEMORY = ("rss_before_load_bytes", "rss_after_load_bytes", "rss_peak_bytes", "li
           "sampling_period_s", "tree_pss_peak_bytes", "tree_uss_peak_bytes",
           "shares_period_s")  # fmt: skip
 RESIDENT = ("rss_peak_bytes", "tree_peak_bytes", "tree_rss_bytes")  # what an engine held at least
-LATER = {"window": 0, "twin": False}  # fields of a point that schema version 1 did not have
+LATER = {"window": 0, "twin": False, "weights": ""}  # fields of a point that not all records have
 PARTS = ("point", "served", "raw", "memory", "energy", "witness", "quiet", "audit")  # of a record
 NOTHING: Mapping = MappingProxyType({})  # stands for a part that a record does not have
 GPU_MBU, CPU_MBU = 1.0, 1.2  # a CPU's caches may keep some of the weights from step to step
@@ -49,7 +49,7 @@ COLUMNS = [
     "energy_j", "energy_window_s", "energy_reason", "preview",
     "window", "twin", "layer_classes", "audit", "session", "prompt_sha256", "served_threads",
     "served_device", "served_window", "build", "versions", "isa", "released",
-    "received_tokens",
+    "received_tokens", "weights",
 ]  # fmt: skip
 
 

@@ -31,8 +31,8 @@ from llmbench.pairs.verdicts import ENOUGH_BLOCKS, STEADY_CV, Claim, Comparison,
 
 __all__ = ["ENOUGH_BLOCKS", "STEADY_CV", "Claim", "Comparison", "claims", "compare", "judged"]
 GROUP = ("run", "fingerprint", "study", "model", "batch_size", "output_tokens", "device",
-         "threads", "seed", "window")  # what is never pooled  # fmt: skip
-CHILD = ("run", "fingerprint", "study", "model", "device", "threads", "seed")  # that a child has
+         "threads", "seed", "window", "weights")  # what is never pooled  # fmt: skip
+CHILD = ("run", "fingerprint", "study", "model", "device", "threads", "seed", "weights")  # its own
 UNIT = ("run", "fingerprint", "session", "process_run")  # names one process run, where they exist
 ASKED = (*GROUP, "prompt", "prompt_tokens")
 SERVED = ("impl", "attention_impl", "weight_format", "build", "versions")

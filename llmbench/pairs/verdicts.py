@@ -51,6 +51,12 @@ class Claim:
     verdict: str | None = None  # yes, no, inconclusive; None: not comparable
 
     @property
+    def model(self) -> str:
+        """The model it is about, and the format of its weights where one was asked of all sides."""
+        about = dict(self.group)
+        return ", ".join(filter(None, (about.get("model"), about.get("weights"))))
+
+    @property
     def preview(self) -> bool:
         """Too few blocks for a claim."""
         return self.blocks < ENOUGH_BLOCKS
@@ -104,6 +110,7 @@ class Claim:
         """'on builtin:tiny after prompts of 11 to 23 tokens, 48 tokens out, batch 2'."""
         about = dict(self.group)
         where = f" on {about['model']}" if "model" in about else ""
+        where += f" in {about['weights']}" if about.get("weights") else ""
         if "prompt_tokens" in about:
             where += f" at {about['prompt_tokens']:,} tokens"
         elif self.prompts:

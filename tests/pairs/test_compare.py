@@ -756,3 +756,12 @@ def test_a_twin_whose_first_has_no_row_left_is_no_pair():
     rows = pd.concat([rows, third]).sort_values("sequence", ignore_index=True)
     found = compared(rows, baseline="third")
     assert found.verdict is None and not check(found, "A/A pair").passed
+
+
+def test_formats_of_weights_are_never_pooled_and_are_told():
+    some = [frame(ratio).assign(weights=kind) for kind, ratio in (("Q8_0", 1.3), ("Q4_0", 1.6))]
+    found = compared(pd.concat(some, ignore_index=True))
+    told = {dict(claim.group)["weights"]: claim for claim in found.claims}
+    assert told["Q8_0"].ratio == pytest.approx(1.3, rel=0.02)
+    assert told["Q4_0"].ratio == pytest.approx(1.6, rel=0.02)
+    assert "on m in Q4_0 after" in told["Q4_0"].sentence and told["Q4_0"].model == "m, Q4_0"

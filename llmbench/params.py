@@ -1,5 +1,6 @@
 """One YAML file → Params: what to run. Strict; every fault is listed at once, with its line."""
 
+import itertools
 import re
 import typing
 from collections.abc import Iterable, Mapping
@@ -10,6 +11,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from llmbench import catalog
+from llmbench.bars import Bar
 from llmbench.errors import BadParams, LlmbenchError
 from llmbench.models.source import locate
 from llmbench.record import Noun
@@ -214,6 +216,7 @@ class OllamaComparison(Study):
     context_lens: list[Tokens] = []  # prompts of exact length, besides
     output_tokens: Tokens = 128
     weights: list[Weights] = []  # formats, one comparison each; none: as `engine_options` say
+    bars: list[Bar] = Field([], max_length=1000)  # other ratios for the claims that they name
     blocks: int = Field(5, ge=1, le=1000)
     warmups: int = Field(4, ge=0, le=1000)
 
@@ -253,6 +256,24 @@ class OllamaComparison(Study):
             raise ValueError(
                 f"weights cannot be chosen for {', '.join(whole)}: a file is in a type of its own"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _bars_that_can_be_told_apart(self) -> "OllamaComparison":
+        known = {"model": self.models, "weights": self.weights, "metric": self.metrics,
+                 "baseline": self.baselines}  # fmt: skip
+        for bar in self.bars:
+            if not bar.named:
+                raise ValueError("bars has one that names nothing; that is `at_least` itself")
+            for field, name in bar.named.items():
+                try:
+                    one_of(f"{field} of this study that", tuple(known[field]), name)
+                except ValueError as error:
+                    raise ValueError(f"bars: {name!r} {error}") from None
+        for first, second in itertools.combinations(self.bars, 2):
+            if first.meets(second):
+                raise ValueError(f"bars: {first.named} and {second.named} name the same claims, "
+                                 "and neither more closely")  # fmt: skip
         return self
 
     @model_validator(mode="after")
@@ -436,6 +457,8 @@ def _fault(kind: type[Noun], error: Any, located: Located, source: str) -> str:
 def _fields_at(kind: Any, path: tuple) -> list[str]:
     """Names of the settings in the group at `path`."""
     for part in path:
+        if isinstance(part, int):
+            continue  # of a list, whose items `kind` is by now
         if not (isinstance(kind, type) and issubclass(kind, Noun)):
             return []
         kind = kind.model_fields[part].annotation

@@ -211,3 +211,29 @@ def test_a_format_that_cannot_be_meant_is_refused(fields, said, monkeypatch):
 
 def test_the_formats_of_a_study_are_those_that_can_be_made():
     assert get_args(ExportType) == WEIGHTS
+
+
+Q8 = {"weights": "Q8_0", "at_least": 1.6}
+
+
+@pytest.mark.parametrize(
+    ("bars", "said"),
+    [([{"weights": "Q4_0", "at_least": 1.5}], "bars: 'Q4_0' is no weights of this study"),
+     ([{"at_least": 1.5}], "names nothing; that is `at_least` itself"),
+     ([{"weights": "Q8_0"}], "bars[0].at_least is missing"),
+     ([Q8 | {"at_least": 0.0}], "must be greater than 0"),
+     ([Q8 | {"engine": "edge"}], "bars[0].engine is no setting"),
+     ([Q8, Q8 | {"at_least": 2.0}], "name the same claims"),
+     ([Q8, {"metric": "ttft_s", "at_least": 2.0}], "name the same claims")],
+)  # fmt: skip
+def test_bars_that_cannot_be_meant_are_refused(bars, said):
+    with pytest.raises(BadParams, match=re.escape(said)):
+        make_study("ollama_comparison", {"weights": ["Q8_0"], "bars": bars})
+
+
+def test_bars_that_name_more_stand_beside_those_that_name_less():
+    bars = [Q8, Q8 | {"metric": "ttft_s", "at_least": 1.5}, {"baseline": "transformers"} | Q8]
+    study = make_study("ollama_comparison", {"weights": ["Q8_0"], "bars": bars[:2]})
+    assert [len(bar.named) for bar in study.bars] == [1, 2]
+    with pytest.raises(BadParams, match="neither more closely"):
+        make_study("ollama_comparison", {"weights": ["Q8_0"], "bars": bars})

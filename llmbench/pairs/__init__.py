@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from llmbench import stats
+from llmbench.bars import Bar, bar_of
 from llmbench.errors import CannotSay
 from llmbench.pairs.checks import checks_of
 from llmbench.pairs.ratios import Ratio, block_logs, equivalent, p_value, ratio_of
@@ -46,24 +47,28 @@ def compare(
     at_least: float = 1.0,
     *,
     by: str = "engine",
+    bars: Sequence[Bar] = (),
 ) -> Comparison:
     """Whether `target` is at least `at_least` times as good as `baseline` in `metric`.
 
-    `frame`: a row a repeat with the columns `by`, `metric`, `process_run` and `block`, ours or not;
-    what else it has of ours is used. Of several metrics each gives claims of its own, corrected
-    together. The interval is Student's over process-run means of block log-ratios. Raises:
-    BadParams for names and numbers that are wrong, CannotSay when no rows can be paired.
+    `bars` ask other ratios of the claims that they name. `frame`: a row a repeat with the columns
+    `by`, `metric`, `process_run` and `block`, ours or not; what else it has of ours is used. Of
+    several metrics each gives claims of its own, corrected together. The interval is Student's over
+    process-run means of block log-ratios. Raises: BadParams for names and numbers that are wrong,
+    CannotSay when no rows can be paired.
     """
     metrics = [metric] if isinstance(metric, str) else list(dict.fromkeys(metric or ()))
     check_asked(frame, target, baseline, metrics, at_least, by)
-    found = [claim for name in metrics
-             for claim in claims(frame, target, baseline, name, at_least, by=by)]  # fmt: skip
+    found = []
+    for name in metrics:
+        found += claims(frame, target, baseline, name, at_least, by=by, bars=bars)
     return Comparison(judged(found))
 
 
 def claims(
-    frame: pd.DataFrame, target: str, baseline: str, metric: str, at_least: float, *, by: str
-) -> list[Claim]:
+    frame: pd.DataFrame, target: str, baseline: str, metric: str, at_least: float, *, by: str,
+    bars: Sequence[Bar] = (),
+) -> list[Claim]:  # fmt: skip
     """The claims of one metric, not judged yet: `judged` corrects those that are told together.
 
     What was asked of both sides and cannot be paired is a claim too, without a ratio.
@@ -78,7 +83,9 @@ def claims(
         check_side(side, side[may_enter[side.index]], name)
     found, refusals = [], []
     for group, mine, theirs in _groups(*asked, by):
-        one = _One(target, baseline, metric, at_least, by, group, (mine, theirs), may_enter)
+        about = dict(group) | {"metric": metric, "baseline": baseline}
+        asked_of = bar_of(bars, at_least, about)
+        one = _One(target, baseline, metric, asked_of, by, group, (mine, theirs), may_enter)
         try:
             found.append(_claim(one, rows))
         except CannotSay as error:

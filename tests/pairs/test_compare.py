@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 import llmbench
+from llmbench.bars import Bar
 from llmbench.errors import BadParams, CannotSay
 from llmbench.pairs.agreement import distance
 from llmbench.pairs.power import detectable, power, side_sd, simulated
@@ -765,3 +766,11 @@ def test_formats_of_weights_are_never_pooled_and_are_told():
     assert told["Q8_0"].ratio == pytest.approx(1.3, rel=0.02)
     assert told["Q4_0"].ratio == pytest.approx(1.6, rel=0.02)
     assert "on m in Q4_0 after" in told["Q4_0"].sentence and told["Q4_0"].model == "m, Q4_0"
+
+
+def test_the_bar_that_names_most_is_asked_and_the_others_keep_theirs():
+    bars = [Bar(model="a", at_least=2.0), Bar(model="a", baseline="slow", at_least=1.2),
+            Bar(baseline="nobody", at_least=9.0)]  # fmt: skip
+    found = compared(frame(1.3, models=("a", "b")), at_least=1.6, bars=bars)
+    told = {dict(claim.group)["model"]: (claim.at_least, claim.verdict) for claim in found.claims}
+    assert told == {"a": (1.2, "yes"), "b": (1.6, "no")}

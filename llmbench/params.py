@@ -35,7 +35,9 @@ QUANTIZATIONS = {  # how `model_validation` asks transformers for it
 }  # fmt: skip
 LAYERS = {"int8": "Linear8bitLt", "nf4": "Linear4bit"}  # the classes that prove a quantization
 ATTENTION_IMPLS = ("reference", "sdpa-math", "sdpa-flash")
-COMPARED = ("decode_tok_per_s", "prefill_tok_per_s", "ttft_s", "tpot_s", "prefill_s", "e2e_s")
+ONCE = ("load_s", "held_bytes")  # metrics that a process tells once: of the model being loaded
+COMPARED = ("decode_tok_per_s", "prefill_tok_per_s", "ttft_s", "tpot_s", "prefill_s", "e2e_s",
+            *ONCE)  # fmt: skip
 DECODED = {"decode_tok_per_s", "tpot_s"}  # of the tokens after the first
 WEIGHTS = ("F32", "F16", "BF16", "Q8_0", "Q4_0",  # types that llmbench writes itself,
            "Q4_K_M", "Q5_K_M", "Q6_K")  # and those that llama.cpp makes  # fmt: skip
@@ -120,6 +122,7 @@ class Study(Noun):
     releases: ClassVar[bool] = (
         False  # a process ends by releasing its model, and tells what is left
     )
+    probed: ClassVar[str] = ""  # the engine before whose turns memory is read, to tell how fast
     run_id: RunId = ""
     seed: int = Field(17, ge=0, lt=2**32)
     budget_minutes: float = Field(0.0, ge=0)  # 0: no limit; the rest is deferred and listed
@@ -232,7 +235,13 @@ class OllamaComparison(Study):
         """Each baseline in each metric, on each model in each format, for each kind of prompt."""
         asked = bool(self.prompts) + len(self.context_lens)
         files = len(self.models) * max(1, len(self.weights))
-        return len(self.metrics) * files * asked * len(self.baselines)
+        told = sum(1 if name in ONCE else asked for name in self.metrics)
+        return told * files * len(self.baselines)
+
+    @property
+    def probed(self) -> str:
+        """The target: what it reads is told beside what memory gives."""
+        return self.target
 
     @model_validator(mode="after")
     def _two_sides(self) -> "OllamaComparison":

@@ -165,6 +165,11 @@ class Memory(Noun):
     tree_pss_peak_bytes: int | None = None  # largest sampled while a child answered once more,
     tree_uss_peak_bytes: int | None = None  # untimed: on the record with its audit
     shares_period_s: float | None = None  # mean time between two of these samples
+    bare_bytes: int | None = None  # of this process before it imports an engine; then, the model
+    loaded_bytes: int | None = (
+        None  # loaded, with its servers: both as if nobody shared their pages
+    )
+    loaded_pss_bytes: int | None = None  # as the kernel shares them out, with a twin for example
     limit_bytes: int | None = None  # the address-space limit in force
     released: Released | None = None  # on the last record of a child whose model was released
 
@@ -210,6 +215,7 @@ class Quiet(Noun):
     others_cpu_s: float = 0.0  # CPU seconds other engines of this comparison used in the turn
     machine_busy_share: float | None = None  # CPU share used by all other processes, 0–1
     load_average: float | None = None
+    read_bytes_per_s: float | None = None  # of memory, probed just before over the weights' bytes
 
 
 class Record(Noun):

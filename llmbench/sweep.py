@@ -258,17 +258,22 @@ class _Sweep:
         waited = wait_until_idle(others)
         before = Stillness(lane, others)
         try:
-            answer = lane.take_turn(repeat, warmups)
+            answer = lane.take_turn(repeat, warmups, self._is_probed(repeat))
         except BaseException:
             self._write(repeat, lane, {"status": "interrupted", "reason": "ended from outside"})
             raise
-        answer["quiet"] = before.quiet(waited)
+        answer["quiet"] = before.quiet(waited, answer.get("read_bytes_per_s"))
         if answer["status"] == "ok":
             answer["flags"] = flags_of(answer, warmups, before)
             answer["audit"] = lane.take_audit(repeat)
             if answer["audit"]:
                 answer["memory"] = answer["memory"] | lane.take_shares(repeat)
         return answer
+
+    def _is_probed(self, repeat: Repeat) -> bool:
+        """Whether the turn is one of the study's target on a CPU, whose memory is probed beside."""
+        point = repeat.point
+        return point.device == "cpu" and point.engine == self.study.probed and not point.twin
 
     def _write(self, repeat: Repeat, lane: Lane, answer: dict[str, Any]) -> None:
         kinds = {"raw": Raw, "memory": Memory, "witness": Witness, "audit": Audit}

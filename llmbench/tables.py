@@ -80,6 +80,8 @@ def checks_table(told: Iterable[Told]) -> pd.DataFrame:
 
 def _asked(claim: Claim) -> str:
     """'named texts', or the length of the prompts."""
+    if claim.once:
+        return "once a process"
     length = dict(claim.group).get("prompt_tokens")
     return f"{length:,} tokens" if length else "named texts"
 

@@ -39,7 +39,8 @@ def rows(
         sequence=range(n), environment="env-" + fingerprint, fingerprint=fingerprint,
         impl="eager", attention_impl="sdpa", weight_format="float32", weight_bytes=WEIGHTS,
         served_threads=2.0, served_device="cpu", served_window=np.nan, versions="v 1",
-        kv_bytes_per_token=KV, load_s=0.4, warmup_s=0.1, preview=process_runs * blocks < 10,
+        kv_bytes_per_token=KV, load_s=0.4, held_bytes=WEIGHTS,
+        read_bytes_per_s=np.nan, warmup_s=0.1, preview=process_runs * blocks < 10,
         key=[f"{run}{fingerprint}{engine}{i}" for i in range(n)],
     )  # fmt: skip
     frame["prefill_s"] = (floor + linear * length * batch + square * length**2 * batch) * wobble

@@ -347,3 +347,16 @@ def test_formats_of_weights_reach_the_engines_and_the_frame(outputs, tmp_path, m
     assert (fake["weights"] == fake["weight_format"]).all()  # what it was asked to serve
     kept = sorted(path.name.rpartition("-")[2] for path in (tmp_path / "cache").rglob("*.gguf"))
     assert kept == ["F16.gguf", "Q8_0.gguf"]
+
+
+def test_memory_is_probed_before_the_targets_turns_and_what_loading_takes_is_kept(outputs):
+    measure("ollama_comparison", outputs=outputs, run_id="r", target="edge", baselines=["fake"],
+            prompts=["hello"], output_tokens=2, process_runs=1, blocks=2, warmups=0,
+            threads=1)  # fmt: skip
+    frame = read(outputs / "r")
+    probed = frame.groupby("engine")["read_bytes_per_s"].count()
+    assert dict(probed) == {"edge": 2, "fake": 0}
+    held = frame.groupby(["engine", "twin"])["held_bytes"].first()
+    weights = frame.loc[frame["engine"] == "edge", "weight_bytes"].iloc[0]
+    assert held["edge", False] > held["fake", False] + weights and held["fake", True] > 0
+    assert (frame["loaded_pss_bytes"] <= frame["loaded_bytes"]).all()

@@ -43,6 +43,8 @@ METRICS = {
     "decode_tok_per_s": Metric("Decode rate", "tok/s", 1.0),
     "prefill_tok_per_s": Metric("Prefill rate", "tok/s", 1.0),
     "peak_bytes": Metric("Peak resident memory", "MiB", 2.0**-20),
+    "load_s": Metric("Load time", "ms", 1e3),
+    "held_bytes": Metric("Memory after load", "MiB", 2.0**-20),
 }
 
 

@@ -774,3 +774,23 @@ def test_the_bar_that_names_most_is_asked_and_the_others_keep_theirs():
     found = compared(frame(1.3, models=("a", "b")), at_least=1.6, bars=bars)
     told = {dict(claim.group)["model"]: (claim.at_least, claim.verdict) for claim in found.claims}
     assert told == {"a": (1.2, "yes"), "b": (1.6, "no")}
+
+
+def loaded(ratio=0.8, **asked):
+    """Rows of prompts of two lengths; every process holds 100 bytes, the target less or more."""
+    rows = frame(1.0, lengths=(8, 16), **asked)
+    noise = rows["process_run"].map(lambda run: 1 + 0.001 * (run % 3))
+    return rows.assign(held_bytes=100 * noise * np.where(rows["engine"] == "fast", ratio, 1.0))
+
+
+def test_what_a_process_tells_once_is_one_pair_a_process_run():
+    found = compared(loaded(0.8, runs=5, blocks=2), metric="held_bytes", at_least=1.0)
+    (claim,) = found.claims  # of both lengths together
+    assert claim.ratio == pytest.approx(1.25) and claim.verdict == "yes"
+    assert (claim.process_runs, claim.blocks, claim.left_out, claim.preview) == (5, 5, 0, False)
+    assert "on m (95 %" in claim.sentence and "5 process runs, one value each" in claim.sentence
+
+
+def test_too_few_processes_are_a_preview_however_many_blocks():
+    found = compared(loaded(runs=4, blocks=9), metric="held_bytes")
+    assert found.preview and found.why == "a claim needs 5 process runs"

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from llmbench import findings, pairs, store
-from llmbench.findings import Fit, Told, next_tokens
+from llmbench.findings import Fit, Told, engines, next_tokens
 from llmbench.findings.circumstances import FLAGS, STATUSES, lost_sizes
 from llmbench.findings.numbers import (
     CELL,
@@ -126,6 +126,11 @@ def _claim(claim: Claim) -> dict[str, Any]:
 
 def _percent(share: float) -> str:
     return f"{fixed(100 * share, 1)} %"
+
+
+def engines_table(frame: pd.DataFrame, told: Iterable[Told]) -> pd.DataFrame:
+    """The engines beside each other, as `findings.engines`: rates, ratios, bars, bandwidth."""
+    return engines.engines_table(frame, told)
 
 
 def tails_table(frame: pd.DataFrame) -> pd.DataFrame:

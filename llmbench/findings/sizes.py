@@ -116,9 +116,11 @@ def _line(some: list[Side]) -> Line | None:
     """The line of these sides; None where they are of fewer than two sizes."""
     weights = {side.model: float(side.rows["weight_bytes"].median()) for side in some}
     models = sorted((m for m in weights if weights[m] > 0), key=lambda model: weights[model])
-    logs = _mean_logs([side.rows for side in some if side.model in models])[models]
     x = np.log([weights[model] for model in models])
-    if len(models) < 2 or np.ptp(x) == 0 or logs.empty:
+    if len(models) < 2 or np.ptp(x) == 0:
+        return None
+    logs = _mean_logs([side.rows for side in some if side.model in models])[models]
+    if logs.empty:
         return None
     slopes = np.polyfit(x, logs.to_numpy().T, 1)[0]
     speeds = x - logs  # ln of weight bytes per second

@@ -20,7 +20,7 @@ from llmbench.store.reader import read_rows_and_digest, uncollected
 TOLERANCE_S = 1e-6  # of the identities between times
 AGAIN = "measure these rows again, with nothing else running"
 CONTENDER = ["run", "fingerprint", "study", "model", "model_sha256", "engine", "options", "device",
-             "threads"]  # who must be served alike in every process, the twin too  # fmt: skip
+             "threads", "weights"]  # who must be served alike in every process  # fmt: skip
 SERVED = ["impl", "attention_impl", "weight_format", "weight_bytes", "build", "versions"]
 SOURCE = re.compile(r"<p>llmbench \S+ · records ([0-9a-f ]+)</p>")  # of a report: digests of runs
 REPORT = "keep the run and report it: the measuring code or the record is wrong"

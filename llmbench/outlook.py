@@ -166,8 +166,9 @@ def _foresee(
 
 
 def _asked(point: Point) -> str:
-    """'sdpa-math, twin': the values of the engine's options, and whether it is the second copy."""
+    """'sdpa-math, twin': the values of its options, its weights, and whether it is the second."""
     values = [str(value) for _, value in sorted(point.engine_options.items())]
+    values += [point.weights] if point.weights else []
     return ", ".join([*values, *["twin"] * point.twin])
 
 
@@ -222,7 +223,7 @@ def _predicted(point: Point, limit: int, roofs: Roofs | None) -> tuple[Predictio
         return None, "a planted law needs no memory and knows no roof"
     dtype = _held(point)
     if dtype is None:
-        its = point.engine_options.get("weights") or "a file's own"
+        its = _weights(point) or "a file's own"
         return None, f"memory of {its} weights is not predicted; `llmbench inspect` tells a file's"
     holds = roofs.of_dtype(dtype) if roofs and point.device == "cpu" else None  # as probed
     try:
@@ -242,8 +243,13 @@ def _held(point: Point) -> str | None:
     if point.engine in ("llamacpp", "ollama"):
         if point.model.startswith(("gguf:", "ollama:")):
             return None
-        return HELD.get(asked.get("weights"))
+        return HELD.get(_weights(point))
     return asked.get("dtype", "float32")
+
+
+def _weights(point: Point) -> str | None:
+    """The format in which the engine gets the weights; None: as they are."""
+    return point.weights or point.engine_options.get("weights")
 
 
 def _roofs(outputs: Path, here: str, threads: int) -> Roofs | None:

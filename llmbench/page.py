@@ -60,6 +60,8 @@ GROWTH = {
         "that was slower or faster as a whole."),
 }  # fmt: skip
 PLATES = GROWTH | {
+    "engines": Plate(
+        figures.beside, "decode_tok_per_s", "How fast each engine decodes the same file."),
     "ratios": Plate(
         figures.ratios, "decode_tok_per_s", "How each contender compares with its baseline.",
         "Bars: 95 % intervals over process runs; above 1 the target is better."),
@@ -156,6 +158,7 @@ def plates(
     grown = frame[~frame["study"].isin(OTHER_STUDIES) & (frame["prompt"] == "exact")]
     drawn = {name: plate.draw(grown, fits=fits) if plate.draw is figures.prefill_scaling
              else plate.draw(grown) for name, plate in GROWTH.items()}  # fmt: skip
+    drawn["engines"] = figures.beside(frame, told)
     drawn["ratios"] = figures.ratios(told)
     drawn["ratio_growth"] = figures.ratio_growth(told)
     drawn["size_scaling"] = figures.size_scaling(frame)
@@ -190,6 +193,7 @@ def _gather(folders: Sequence[str | Path]) -> Report:
     made = {
         "scaling": tables.scaling_table(frame),
         "validation": tables.validation_table(frame),
+        "engines": tables.engines_table(frame, told),
         "comparisons": tables.ratios_table(told),
         "checks": tables.checks_table(told),
         "next_tokens": tables.next_tokens_table(frame),

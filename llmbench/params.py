@@ -1,5 +1,6 @@
 """One YAML file → Params: what to run. Strict; every fault is listed at once, with its line."""
 
+import itertools
 import re
 import typing
 from collections.abc import Iterable, Mapping
@@ -10,6 +11,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from llmbench import catalog
+from llmbench.bars import Bar
 from llmbench.errors import BadParams, LlmbenchError
 from llmbench.models.source import locate
 from llmbench.record import Noun
@@ -33,8 +35,13 @@ QUANTIZATIONS = {  # how `model_validation` asks transformers for it
 }  # fmt: skip
 LAYERS = {"int8": "Linear8bitLt", "nf4": "Linear4bit"}  # the classes that prove a quantization
 ATTENTION_IMPLS = ("reference", "sdpa-math", "sdpa-flash")
-COMPARED = ("decode_tok_per_s", "prefill_tok_per_s", "ttft_s", "tpot_s", "prefill_s", "e2e_s")
+ONCE = ("load_s", "held_bytes")  # metrics that a process tells once: of the model being loaded
+COMPARED = ("decode_tok_per_s", "prefill_tok_per_s", "ttft_s", "tpot_s", "prefill_s", "e2e_s",
+            *ONCE)  # fmt: skip
 DECODED = {"decode_tok_per_s", "tpot_s"}  # of the tokens after the first
+WEIGHTS = ("F32", "F16", "BF16", "Q8_0", "Q4_0",  # types that llmbench writes itself,
+           "Q4_K_M", "Q5_K_M", "Q6_K")  # and those that llama.cpp makes  # fmt: skip
+FILES = ("gguf:", "ollama:")  # models that are a file already, in a type of its own
 
 
 def one_of(kind: str, known: Iterable[str], name: str) -> str:
@@ -91,6 +98,7 @@ Quantization = Annotated[
 ]
 AttentionImpl = Annotated[str, AfterValidator(lambda v: one_of("attention", ATTENTION_IMPLS, v))]
 Prompt = Annotated[str, AfterValidator(lambda v: one_of("prompt", tuple(TEXTS), v))]
+Weights = Annotated[str, AfterValidator(lambda v: one_of("format of weights", WEIGHTS, v))]
 Compared = Annotated[str, AfterValidator(lambda v: one_of("metric to compare", COMPARED, v))]
 RunId = Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,95})?$")]
 BatchSize = Annotated[int, Field(ge=1, le=65_536)]
@@ -114,6 +122,7 @@ class Study(Noun):
     releases: ClassVar[bool] = (
         False  # a process ends by releasing its model, and tells what is left
     )
+    probed: ClassVar[str] = ""  # the engine before whose turns memory is read, to tell how fast
     run_id: RunId = ""
     seed: int = Field(17, ge=0, lt=2**32)
     budget_minutes: float = Field(0.0, ge=0)  # 0: no limit; the rest is deferred and listed
@@ -209,6 +218,8 @@ class OllamaComparison(Study):
     prompts: list[Prompt] = list(PROMPTS)
     context_lens: list[Tokens] = []  # prompts of exact length, besides
     output_tokens: Tokens = 128
+    weights: list[Weights] = []  # formats, one comparison each; none: as `engine_options` say
+    bars: list[Bar] = Field([], max_length=1000)  # other ratios for the claims that they name
     blocks: int = Field(5, ge=1, le=1000)
     warmups: int = Field(4, ge=0, le=1000)
 
@@ -221,9 +232,16 @@ class OllamaComparison(Study):
 
     @property
     def claims(self) -> int:
-        """Each baseline with a twin in each metric, for the named prompts and for each length."""
+        """Each baseline in each metric, on each model in each format, for each kind of prompt."""
         asked = bool(self.prompts) + len(self.context_lens)
-        return len(self.metrics) * len(self.models) * asked * len(self.baselines)
+        files = len(self.models) * max(1, len(self.weights))
+        told = sum(1 if name in ONCE else asked for name in self.metrics)
+        return told * files * len(self.baselines)
+
+    @property
+    def probed(self) -> str:
+        """The target: what it reads is told beside what memory gives."""
+        return self.target
 
     @model_validator(mode="after")
     def _two_sides(self) -> "OllamaComparison":
@@ -231,6 +249,40 @@ class OllamaComparison(Study):
             raise ValueError(f"target {self.target} is a baseline too; its twin is made anyway")
         if not (self.prompts or self.context_lens):
             raise ValueError("no prompts and no context_lens: nothing to ask")
+        return self
+
+    @model_validator(mode="after")
+    def _one_word_on_weights(self) -> "OllamaComparison":
+        if not self.weights:
+            return self
+        twice = [name for name, options in self.engine_options.items() if "weights" in options]
+        if twice:
+            raise ValueError(
+                f"weights are asked of all engines, and once more in engine_options of "
+                f"{' and '.join(twice)}; say it in one of the two"
+            )
+        if whole := [name for name in self.models if name.startswith(FILES)]:
+            raise ValueError(
+                f"weights cannot be chosen for {', '.join(whole)}: a file is in a type of its own"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _bars_that_can_be_told_apart(self) -> "OllamaComparison":
+        known = {"model": self.models, "weights": self.weights, "metric": self.metrics,
+                 "baseline": self.baselines}  # fmt: skip
+        for bar in self.bars:
+            if not bar.named:
+                raise ValueError("bars has one that names nothing; that is `at_least` itself")
+            for field, name in bar.named.items():
+                try:
+                    one_of(f"{field} of this study that", tuple(known[field]), name)
+                except ValueError as error:
+                    raise ValueError(f"bars: {name!r} {error}") from None
+        for first, second in itertools.combinations(self.bars, 2):
+            if first.meets(second):
+                raise ValueError(f"bars: {first.named} and {second.named} name the same claims, "
+                                 "and neither more closely")  # fmt: skip
         return self
 
     @model_validator(mode="after")
@@ -414,6 +466,8 @@ def _fault(kind: type[Noun], error: Any, located: Located, source: str) -> str:
 def _fields_at(kind: Any, path: tuple) -> list[str]:
     """Names of the settings in the group at `path`."""
     for part in path:
+        if isinstance(part, int):
+            continue  # of a list, whose items `kind` is by now
         if not (isinstance(kind, type) and issubclass(kind, Noun)):
             return []
         kind = kind.model_fields[part].annotation

@@ -29,7 +29,7 @@ USUAL_WINDOW = 2048  # tokens; what llama.cpp's users ask for unless they need m
 
 @dataclass(frozen=True)
 class Group:
-    """The repeats of one process run of one model: every contender has one fresh child for it."""
+    """The repeats of one process run of one model in one format: a fresh child a contender."""
 
     process_run: int
     model: str
@@ -70,14 +70,15 @@ def plan(
 
 
 def study_points(name: str, study: Study, find: Find | None = None) -> list[Point]:
-    """Every point of a study: models by contenders by cells."""
+    """Every point of a study: models by formats of weights by contenders by cells."""
     asked = {"study": name, "seed": study.seed, "device": study.device}
     asked["threads"] = study.threads or default_threads()
     asked["memory_limit_bytes"] = int(study.memory_limit_gib * GiB)
     return [
         Point(model=source.name, model_sha256=source.sha256, engine=engine,
-              engine_options=options, twin=twin, **asked, **cell)
+              engine_options=options, twin=twin, weights=weights, **asked, **cell)
         for source in map(find or find_model, study.models)
+        for weights in getattr(study, "weights", []) or [None]
         for engine, options, twin in study.contenders
         for cell in CELLS[name](study, source)
     ]  # fmt: skip
@@ -135,7 +136,7 @@ CELLS: dict[str, Callable[[Any, ModelSource], Iterable[dict[str, Any]]]] = {
 
 
 def _process_run(study: Study, points: list[Point], process_run: int) -> Iterator[Group]:
-    """A group a model; where contenders are not side by side, a group each, or a cell each.
+    """A group a model in one format; where contenders are apart, one each, or a cell each.
 
     Named prompts are of one size, more or less: they share a process.
     """
@@ -144,7 +145,7 @@ def _process_run(study: Study, points: list[Point], process_run: int) -> Iterato
     for point in points:
         alone = "" if study.side_by_side else point.contender
         cell = point.cell if study.cells_apart and point.prompt == "exact" else ()
-        groups.setdefault((point.model, alone, cell), []).append(point)
+        groups.setdefault((point.model, point.weights, alone, cell), []).append(point)
     for key in _shuffled(order, list(groups)):
         yield Group(process_run, key[0], _turns(order, groups[key], process_run, study.blocks))
 

@@ -27,6 +27,7 @@ Flag = Literal[
     "contaminated",
     "beyond_context",
 ]
+LATER = frozenset({"beyond_trained", "weights"})  # fields of a point that keys lack while unset
 
 
 class Noun(BaseModel):
@@ -54,12 +55,13 @@ class Point(Noun):
     window: int = 0  # context window asked for; 0: none is
     beyond_trained: bool = False  # the window may be larger than the model was trained for
     twin: bool = False  # the same engine a second time: with the first it is the A/A pair
+    weights: str | None = None  # in which format every contender gets them; null: as each is asked
 
     @model_serializer(mode="wrap")
     def _without_what_was_not_asked(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without a false `beyond_trained`: keys stay those of records made before the field."""
+        """Without an unset field of `LATER`: keys stay those of records made before them."""
         asked = written(self)
-        return {name: asked[name] for name in asked if name != "beyond_trained" or asked[name]}
+        return {name: asked[name] for name in asked if name not in LATER or asked[name]}
 
     @property
     def context_len(self) -> int:
@@ -70,13 +72,17 @@ class Point(Noun):
     def cell(self) -> tuple:
         """What engines share when they are compared: everything but the engine itself."""
         return (self.study, self.model, self.batch_size, self.prompt, self.prompt_tokens,
-                self.output_tokens, self.device, self.threads, self.seed, self.window)  # fmt: skip
+                self.output_tokens, self.device, self.threads, self.seed, self.window,
+                self.weights)  # fmt: skip
 
     @property
     def contender(self) -> str:
-        """Who takes the turns: the engine with its options, or its twin. Each has its own child."""
+        """Who takes the turns: the engine with its options, or its twin. Each has its own child,
+        and another one for each format of the weights.
+        """
         options = json.dumps(self.engine_options, sort_keys=True, separators=(",", ":"))
-        return f"{self.engine} {options}{' twin' * self.twin}"
+        told = f" {self.weights}" if self.weights else ""
+        return f"{self.engine} {options}{told}{' twin' * self.twin}"
 
 
 class Repeat(Noun):
@@ -159,6 +165,11 @@ class Memory(Noun):
     tree_pss_peak_bytes: int | None = None  # largest sampled while a child answered once more,
     tree_uss_peak_bytes: int | None = None  # untimed: on the record with its audit
     shares_period_s: float | None = None  # mean time between two of these samples
+    bare_bytes: int | None = None  # of this process before it imports an engine; then, the model
+    loaded_bytes: int | None = (
+        None  # loaded, with its servers: both as if nobody shared their pages
+    )
+    loaded_pss_bytes: int | None = None  # as the kernel shares them out, with a twin for example
     limit_bytes: int | None = None  # the address-space limit in force
     released: Released | None = None  # on the last record of a child whose model was released
 
@@ -204,6 +215,7 @@ class Quiet(Noun):
     others_cpu_s: float = 0.0  # CPU seconds other engines of this comparison used in the turn
     machine_busy_share: float | None = None  # CPU share used by all other processes, 0–1
     load_average: float | None = None
+    read_bytes_per_s: float | None = None  # of memory, probed just before over the weights' bytes
 
 
 class Record(Noun):

@@ -24,7 +24,7 @@ from llmbench.kept_roofs import keep, kept
 from llmbench.params import Study, make_study, study_kind
 from llmbench.points import Group, plan, present
 from llmbench.progress import Progress
-from llmbench.ready import check_here, check_options
+from llmbench.ready import check_here, check_options, make_files
 from llmbench.record import (
     SETTLED,
     Audit,
@@ -105,6 +105,7 @@ def measure_study(name: str, study: Study, *, shard: str = "", outputs: Path | N
         _note(_summary(*told))  # `status` can tell from here on
         if left:
             threads = left[0].repeats[0].point.threads
+            make_files(left)
             sweep.environment = store.add_environment(folder, _described(folder, threads))
             sweep.run(left)
         run = _summary(*told)
@@ -257,17 +258,22 @@ class _Sweep:
         waited = wait_until_idle(others)
         before = Stillness(lane, others)
         try:
-            answer = lane.take_turn(repeat, warmups)
+            answer = lane.take_turn(repeat, warmups, self._is_probed(repeat))
         except BaseException:
             self._write(repeat, lane, {"status": "interrupted", "reason": "ended from outside"})
             raise
-        answer["quiet"] = before.quiet(waited)
+        answer["quiet"] = before.quiet(waited, answer.get("read_bytes_per_s"))
         if answer["status"] == "ok":
             answer["flags"] = flags_of(answer, warmups, before)
             answer["audit"] = lane.take_audit(repeat)
             if answer["audit"]:
                 answer["memory"] = answer["memory"] | lane.take_shares(repeat)
         return answer
+
+    def _is_probed(self, repeat: Repeat) -> bool:
+        """Whether the turn is one of the study's target on a CPU, whose memory is probed beside."""
+        point = repeat.point
+        return point.device == "cpu" and point.engine == self.study.probed and not point.twin
 
     def _write(self, repeat: Repeat, lane: Lane, answer: dict[str, Any]) -> None:
         kinds = {"raw": Raw, "memory": Memory, "witness": Witness, "audit": Audit}

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from llmbench import findings, pairs, store
-from llmbench.findings import Fit, Told, next_tokens
+from llmbench.findings import Fit, Told, engines, next_tokens
 from llmbench.findings.circumstances import FLAGS, STATUSES, lost_sizes
 from llmbench.findings.numbers import (
     CELL,
@@ -80,6 +80,8 @@ def checks_table(told: Iterable[Told]) -> pd.DataFrame:
 
 def _asked(claim: Claim) -> str:
     """'named texts', or the length of the prompts."""
+    if claim.once:
+        return "once a process"
     length = dict(claim.group).get("prompt_tokens")
     return f"{length:,} tokens" if length else "named texts"
 
@@ -102,8 +104,7 @@ def ratios_table(told: Iterable[Told]) -> pd.DataFrame:
 
 def _claim(claim: Claim) -> dict[str, Any]:
     """One claim as a row for people; one that has no ratio says why, and no numbers."""
-    group = dict(claim.group)
-    about = {"Model": group.get("model", ""), "Prompt": _asked(claim),
+    about = {"Model": claim.model, "Prompt": _asked(claim),
              "At least": f"{claim.at_least:g}"}  # fmt: skip
     if math.isnan(claim.ratio):
         why = "; ".join(check.detail for check in claim.checks if check.passed is False)
@@ -125,6 +126,11 @@ def _claim(claim: Claim) -> dict[str, Any]:
 
 def _percent(share: float) -> str:
     return f"{fixed(100 * share, 1)} %"
+
+
+def engines_table(frame: pd.DataFrame, told: Iterable[Told]) -> pd.DataFrame:
+    """The engines beside each other, as `findings.engines`: rates, ratios, bars, bandwidth."""
+    return engines.engines_table(frame, told)
 
 
 def tails_table(frame: pd.DataFrame) -> pd.DataFrame:

@@ -50,9 +50,10 @@ class Lane:
         self.child.wake(self.first.engine, self._options())
 
     def _options(self) -> dict[str, Any]:
-        """The engine's own, and where it runs."""
+        """The engine's own, the type of its weights, and where it runs."""
         place = {"device": self.first.device, "threads": self.first.threads}
-        return self.first.engine_options | place
+        weights = {"weights": self.first.weights} if self.first.weights else {}
+        return self.first.engine_options | weights | place
 
     def load(self) -> None:
         """Have a child with the model loaded, a fresh one if need be. Raises: ChildLost."""
@@ -82,9 +83,12 @@ class Lane:
                 raise ChildLost(answer["status"], answer["reason"])
             self.refusal = answer
 
-    def take_turn(self, repeat: Repeat, warmups: int) -> dict[str, Any]:
-        """The answer to one repeat; a lost child becomes an answer too."""
-        watch = None
+    def take_turn(self, repeat: Repeat, warmups: int, probe: bool = False) -> dict[str, Any]:
+        """The answer to one repeat; a lost child becomes an answer too.
+
+        With `probe` the child first reads as much memory as its weights have, and tells how fast.
+        """
+        watch, read = None, None
         try:
             self.load()
             if self.refusal:
@@ -92,6 +96,7 @@ class Lane:
             shape = repeat.point.cell
             times = 0 if shape in self.warmed else warmups
             asked = {"do": "repeat", "repeat": repeat.model_dump(), "warmups": times}
+            read = self._read_probe() if probe else None
             watch = self.child.watch()
             answer = self.child.ask(asked, self.timeout_s, watch)
             self.warmed.add(shape)
@@ -102,7 +107,12 @@ class Lane:
         if answer["status"] not in ("ok", "refused"):
             self.close()  # a traceback may hold memory: the next repeat gets a fresh child
         self.failures = self.failures + 1 if answer["status"] in FAILURES else 0
-        return answer
+        return answer | {"read_bytes_per_s": read}
+
+    def _read_probe(self) -> float | None:
+        """Bytes/s; None where there is no room for the buffer. Raises: ChildLost."""
+        asked = {"nbytes": self.served.weight_bytes, "threads": self.first.threads}
+        return self.child.ask({"do": "read_probe"} | asked, self.timeout_s).get("read_bytes_per_s")
 
     def take_audit(self, repeat: Repeat) -> dict[str, Any] | None:
         """What the child says to fixed questions, once; None when it did so or cannot."""
@@ -165,7 +175,7 @@ class Stillness:
         self.others_s, self.busy_s, self.at = self._others(), busy_cpu_s(), time.perf_counter()
         self.own_s = self._own()
 
-    def quiet(self, waited_s: float) -> Quiet:
+    def quiet(self, waited_s: float, read_bytes_per_s: float | None = None) -> Quiet:
         """How still it was since this object was made."""
         self.wall_s = time.perf_counter() - self.at
         self.foreign_s = max(0.0, busy_cpu_s() - self.busy_s - (self._own() - self.own_s))
@@ -173,7 +183,8 @@ class Stillness:
         gone = self.child is not None and self.lane.child is not self.child  # with its CPU time
         return Quiet(idle_wait_s=waited_s, others_cpu_s=max(0.0, self._others() - self.others_s),
                      machine_busy_share=None if gone else share,
-                     load_average=load_average())  # fmt: skip
+                     load_average=load_average(),
+                     read_bytes_per_s=read_bytes_per_s)  # fmt: skip
 
     def _others(self) -> float:
         return sum(child.cpu_s() for child in self.others)

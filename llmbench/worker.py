@@ -161,6 +161,7 @@ class Session:
 
     limit_bytes: int | None = None  # of address space, once a model is to be loaded
     trained: int | None = None  # tokens, of the model
+    bare_bytes: int | None = None  # of this process, before an engine is imported
 
     def answer(self, message: dict[str, Any]) -> dict[str, Any]:
         """Do what `message` asks; every failure becomes a status with its reason."""
@@ -178,6 +179,9 @@ class Session:
 
     def do_wake(self, engine: str, options: dict[str, Any]) -> dict[str, Any]:
         """Import what `engine` needs with `options`: that is no part of the model's limit."""
+        from llmbench.profilers.memory import alone_bytes
+
+        self.bare_bytes = self.bare_bytes or alone_bytes([os.getpid()])
         from llmbench import engines
 
         self.engine = engines.create(engine)
@@ -201,6 +205,7 @@ class Session:
         from llmbench.engines.base import served_files
         from llmbench.models.source import find_model
         from llmbench.profilers.memory import (
+            alone_bytes,
             available_bytes,
             limit_address_space,
             rss_bytes,
@@ -220,10 +225,30 @@ class Session:
         before = rss_bytes()
         served = self.engine.load(source, options)
         self.files = served_files(self.engine, source)
-        after = tree_bytes([os.getpid(), *self._servers()]).rss
-        self.memory = {"rss_before_load_bytes": before, "rss_after_load_bytes": after,
-                       "limit_bytes": self.limit_bytes}  # fmt: skip
+        tree = [os.getpid(), *self._servers()]
+        after = tree_bytes(tree)
+        self.memory = {
+            "rss_before_load_bytes": before, "rss_after_load_bytes": after.rss,
+            "bare_bytes": self.bare_bytes, "loaded_bytes": alone_bytes(tree),
+            "loaded_pss_bytes": after.pss, "limit_bytes": self.limit_bytes,
+        }  # fmt: skip
         return {"status": "ok", "served": served.model_dump(), "servers": self._servers()}
+
+    def do_make(self, model: str, sha256: str, weights: str) -> dict[str, Any]:
+        """Make the file of `model` in the format `weights`, unless it is here."""
+        from llmbench.models.gguf_cache import gguf_of
+        from llmbench.models.source import find_model
+
+        source = find_model(model)
+        if source.sha256 == sha256:
+            gguf_of(source, weights)
+        return {"status": "ok"}
+
+    def do_read_probe(self, nbytes: int, threads: int) -> dict[str, Any]:
+        """How fast memory is read now, over `nbytes`."""
+        from llmbench.profilers.read_probe import read_bytes_per_s
+
+        return {"status": "ok", "read_bytes_per_s": read_bytes_per_s(nbytes, threads)}
 
     def do_probe(self, threads: int) -> dict[str, Any]:
         """Measure this machine's roofs with `threads` threads."""

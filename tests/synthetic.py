@@ -33,13 +33,14 @@ def rows(
     frame = grid.assign(
         run=run, study="scaling", model=model, model_sha256="ab" * 32, engine=engine,
         prompt="exact", prompt_tokens=length, output_tokens=16, device="cpu", threads=2, seed=17,
-        options="", child="", window=0, twin=False, audit=None,
+        options="", weights="", child="", window=0, twin=False, audit=None,
         released=None, tree_rss_bytes=np.nan, received_tokens=16.0,
         repeat=0, status="ok", reason=None, measured_at="2026-03-01T10:00:00+00:00",
         sequence=range(n), environment="env-" + fingerprint, fingerprint=fingerprint,
         impl="eager", attention_impl="sdpa", weight_format="float32", weight_bytes=WEIGHTS,
         served_threads=2.0, served_device="cpu", served_window=np.nan, versions="v 1",
-        kv_bytes_per_token=KV, load_s=0.4, warmup_s=0.1, preview=process_runs * blocks < 10,
+        kv_bytes_per_token=KV, load_s=0.4, held_bytes=WEIGHTS,
+        read_bytes_per_s=np.nan, warmup_s=0.1, preview=process_runs * blocks < 10,
         key=[f"{run}{fingerprint}{engine}{i}" for i in range(n)],
     )  # fmt: skip
     frame["prefill_s"] = (floor + linear * length * batch + square * length**2 * batch) * wobble

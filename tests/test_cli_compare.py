@@ -44,6 +44,7 @@ def compare(tmp_path_factory):
         return done
 
     run.next_commands = next_commands
+    run.params = folder / "params.yaml"
     return run
 
 
@@ -129,3 +130,19 @@ def test_two_metrics_give_claims_of_both(compare):
     assert [claim["metric"] for claim in told["claims"]] == metrics
     assert all(claim["ratio"] > 1.2 for claim in told["claims"])  # a cost and a rate: both better
     assert told["verdict"] == "yes"
+
+
+def test_without_a_bar_the_declared_ones_are_asked(compare, tmp_path):
+    declared = (
+        "studies: {ollama_comparison: {at_least: 2.0, bars: [{metric: ttft_s, at_least: 1.1}]}}"
+    )
+    compare.params.write_text(declared)
+    try:
+        assert "not at least 2" in compare(code=1).stderr
+        assert (
+            json.loads(compare("--metric", "ttft_s", "--json").stdout)["claims"][0]["at_least"]
+            == 1.1
+        )
+        compare("--at-least", "1.0")
+    finally:
+        compare.params.unlink()

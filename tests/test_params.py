@@ -1,9 +1,13 @@
 """Strict parameters: every fault of a file is listed at once, with line, value and nearest name."""
 
+import re
+from typing import get_args
+
 import pytest
 
 from llmbench.errors import BadParams
-from llmbench.params import load_params, make_study
+from llmbench.models.gguf_cache import ExportType
+from llmbench.params import WEIGHTS, load_params, make_study
 
 GOOD = "studies:\n  scaling:\n    models: [builtin:tiny]\n"
 
@@ -184,3 +188,52 @@ def test_a_tier_without_a_form_is_told_its_forms(tmp_path):
     said = faults_of(tmp_path, "studies:\n  scaling:\n    models: [tier1]")
     assert "shape:tier1, ollama:tier1, hf:tier1" in said
     assert "shape:tier4" in faults_of(tmp_path, "studies:\n  scaling:\n    models: [shape:tier4]")
+
+
+def test_formats_of_weights_are_claims_of_their_own():
+    study = make_study("ollama_comparison", {"weights": ["Q8_0", "Q4_K_M"], "prompts": ["hello"]})
+    assert study.claims == 2 * make_study("ollama_comparison", {"prompts": ["hello"]}).claims
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [({"weights": ["Q8"]}, "is no format of weights llmbench has; did you mean 'Q8_0'?"),
+     ({"weights": ["Q8_0", "Q8_0"]}, "names a value twice"),
+     ({"weights": ["Q8_0"], "engine_options": {"edge": {"weights": "F16"}}},
+      "weights are asked of all engines, and once more in engine_options of edge"),
+     ({"weights": ["Q8_0"], "models": ["gguf:x.gguf"]}, "a file is in a type of its own")],
+)  # fmt: skip
+def test_a_format_that_cannot_be_meant_is_refused(fields, said, monkeypatch):
+    monkeypatch.setattr("llmbench.params.locate", lambda model: model)
+    with pytest.raises(BadParams, match=re.escape(said)):
+        make_study("ollama_comparison", fields)
+
+
+def test_the_formats_of_a_study_are_those_that_can_be_made():
+    assert get_args(ExportType) == WEIGHTS
+
+
+Q8 = {"weights": "Q8_0", "at_least": 1.6}
+
+
+@pytest.mark.parametrize(
+    ("bars", "said"),
+    [([{"weights": "Q4_0", "at_least": 1.5}], "bars: 'Q4_0' is no weights of this study"),
+     ([{"at_least": 1.5}], "names nothing; that is `at_least` itself"),
+     ([{"weights": "Q8_0"}], "bars[0].at_least is missing"),
+     ([Q8 | {"at_least": 0.0}], "must be greater than 0"),
+     ([Q8 | {"engine": "edge"}], "bars[0].engine is no setting"),
+     ([Q8, Q8 | {"at_least": 2.0}], "name the same claims"),
+     ([Q8, {"metric": "ttft_s", "at_least": 2.0}], "name the same claims")],
+)  # fmt: skip
+def test_bars_that_cannot_be_meant_are_refused(bars, said):
+    with pytest.raises(BadParams, match=re.escape(said)):
+        make_study("ollama_comparison", {"weights": ["Q8_0"], "bars": bars})
+
+
+def test_bars_that_name_more_stand_beside_those_that_name_less():
+    bars = [Q8, Q8 | {"metric": "ttft_s", "at_least": 1.5}, {"baseline": "transformers"} | Q8]
+    study = make_study("ollama_comparison", {"weights": ["Q8_0"], "bars": bars[:2]})
+    assert [len(bar.named) for bar in study.bars] == [1, 2]
+    with pytest.raises(BadParams, match="neither more closely"):
+        make_study("ollama_comparison", {"weights": ["Q8_0"], "bars": bars})

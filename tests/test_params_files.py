@@ -7,6 +7,7 @@ import pytest
 
 import llmbench
 from llmbench import catalog, ready, sweep
+from llmbench.bars import bar_of
 from llmbench.errors import Missing
 from llmbench.hardware import find_device, machine
 from llmbench.models import shapes
@@ -20,6 +21,7 @@ FILES = sorted((Path(__file__).parent.parent / "params").glob("*.yaml"))
 GPU = {"kaggle-t4": "T4", "colab-t4": "T4", "colab-l4": "L4", "colab-a100": "A100 40GB",
        "lambda-a100": "A100 40GB", "rtx4090": "RTX 4090", "l40s": "L40S",
        "h200": "H200"}  # file: its data sheet  # fmt: skip
+QUANTISED = {"ollama-cpu", "ollama-cpu-4096", "windows-cpu"}
 RUNTIME = GiB // 2  # bytes of a process that `predict` leaves out: a CUDA context and libraries
 USUAL = 2048  # tokens; the window of the machine files' comparison
 TIERS = [f"shape:{model.name}" for model in catalog.tier("all")]
@@ -60,8 +62,8 @@ def test_a_file_is_planned_anywhere_and_nothing_is_made(path, cache, tmp_path):
     assert {point.model for point in plan.points} == {
         model for study in params.chosen.values() for model in study.models}  # fmt: skip
     quantised = {p.why for p in plan.points if not p.peak_bytes}  # what engines of others hold
-    assert all(why.startswith("memory of Q8_0 weights is not predicted") for why in quantised)
-    assert not quantised or path.stem == "ollama-cpu"
+    assert all("weights is not predicted" in why for why in quantised)
+    assert not quantised or path.stem in QUANTISED
     assert not cache.exists()
 
 
@@ -133,3 +135,47 @@ def test_without_a_gpu_it_is_refused_before_anything_is_made(name, cache, tmp_pa
     with pytest.raises(Missing, match="no GPU is found here"):
         sweep.measure_study("ollama_comparison", studies(name)[0], outputs=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def bars_of(name):
+    """What is asked of each claim in decode and in the time to the first token."""
+    study = load_params(file_of(name)).chosen["ollama_comparison"]
+    return study, {
+        (model, weights, metric, baseline): bar_of(study.bars, study.at_least, {
+            "model": model, "weights": weights, "metric": metric, "baseline": baseline})
+        for model in study.models for weights in study.weights for metric in study.metrics
+        for baseline in study.baselines
+    }  # fmt: skip
+
+
+def test_the_bars_of_the_cpu_engine_are_those_that_were_set():
+    study, bars = bars_of("ollama-cpu")
+    small, large = study.models
+    decode = {
+        key: bars[(*key[:2], "decode_tok_per_s", key[2])]
+        for key in [
+            (small, "Q8_0", "ollama"),
+            (small, "Q8_0", "llamacpp"),
+            (small, "Q4_0", "ollama"),
+            (large, "Q8_0", "llamacpp"),
+            (large, "Q4_0", "ollama"),
+            (large, "BF16", "ollama"),
+            (small, "BF16", "llamacpp"),
+            (large, "Q4_K_M", "ollama"),
+            (small, "Q4_K_M", "llamacpp"),
+        ]
+    }
+    assert list(decode.values()) == [1.6, 1.2, 2.2, 1.3, 2.0, 1.2, 1.0, 1.5, 1.1]
+    told = {key[2:]: bar for key, bar in bars.items() if key[2] != "decode_tok_per_s"}
+    assert told == {("ttft_s", "ollama"): 1.5, ("ttft_s", "llamacpp"): 1.2,
+                    ("held_bytes", "ollama"): 1.0, ("held_bytes", "llamacpp"): 1.0,
+                    ("load_s", "ollama"): 0.5, ("load_s", "llamacpp"): 0.5}  # fmt: skip
+    assert study.process_runs * study.blocks == 10 and study.process_runs == 5
+
+
+def test_the_bars_at_a_long_context_are_lower_and_its_window_holds_it():
+    study, bars = bars_of("ollama-cpu-4096")
+    decode = {key[3]: bar for key, bar in bars.items() if key[2] == "decode_tok_per_s"}
+    assert decode == {"ollama": 1.5, "llamacpp": 1.1}
+    assert study.options_of("ollama")["num_ctx"] == study.options_of("llamacpp")["n_ctx"]
+    assert study.options_of("ollama")["num_ctx"] >= max(study.context_lens) + study.output_tokens

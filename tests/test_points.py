@@ -106,3 +106,26 @@ def test_each_context_window_has_processes_of_its_own():
     for group in groups:
         assert len({repeat.point.window for repeat in group.repeats}) == 1
         assert {repeat.point.engine for repeat in group.repeats} == {"edge", "transformers"}
+
+
+def comparison(**fields):
+    given = {"target": "fake", "baselines": ["llamacpp"], "prompts": ["hello"], "process_runs": 2}
+    return make_study("ollama_comparison", given | fields)
+
+
+def test_each_format_of_the_weights_has_processes_of_its_own():
+    groups = plan("ollama_comparison", comparison(weights=["Q8_0", "Q4_0"], blocks=1))
+    told = [{r.point.weights for r in group.repeats} for group in groups]
+    assert sorted(map(sorted, told)) == [["Q4_0"], ["Q4_0"], ["Q8_0"], ["Q8_0"]]
+    assert all(len(group.repeats) == 3 for group in groups)  # target, baseline and its twin
+    contenders = {r.point.contender for group in groups for r in group.repeats}
+    assert len(contenders) == 6
+    assert len({r.point.cell for group in groups for r in group.repeats}) == 2
+
+
+def test_a_point_without_a_format_keeps_the_key_that_it_had():
+    [group, _] = plan("ollama_comparison", comparison(blocks=1))
+    point = group.repeats[0].point
+    assert point.weights is None and "weights" not in point.model_dump()
+    asked = point.model_copy(update={"weights": "Q8_0"})
+    assert asked.model_dump()["weights"] == "Q8_0"

@@ -8,8 +8,8 @@ from itertools import pairwise
 import psutil
 import pytest
 
-from llmbench import store, tables
-from llmbench.errors import BadParams, StoreFailed, StudyFailed
+from llmbench import engines, store, tables
+from llmbench.errors import BadParams, Missing, StoreFailed, StudyFailed
 from llmbench.findings import about, circumstances
 from llmbench.findings.windows import window_sentences
 from llmbench.hardware import environment
@@ -334,3 +334,53 @@ def test_shares_of_memory_are_sampled_once_a_child_apart_from_its_turns(outputs)
     for told in audited.values():
         assert 0 < told["tree_uss_peak_bytes"] <= told["tree_pss_peak_bytes"]
     assert {told["tree_pss_peak_bytes"] for told in others} == {None}
+
+
+def test_formats_of_weights_reach_the_engines_and_the_frame(outputs, tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMBENCH_CACHE", str(tmp_path / "cache"))
+    measure("ollama_comparison", outputs=outputs, run_id="r", target="edge", baselines=["fake"],
+            weights=["Q8_0", "F16"], prompts=["hello"], output_tokens=2, process_runs=1, blocks=1,
+            warmups=0, threads=1)  # fmt: skip
+    frame = read(outputs / "r")
+    assert len(frame) == 6 and (frame["status"] == "ok").all()
+    fake = frame[frame["engine"] == "fake"]
+    assert (fake["weights"] == fake["weight_format"]).all()  # what it was asked to serve
+    kept = sorted(path.name.rpartition("-")[2] for path in (tmp_path / "cache").rglob("*.gguf"))
+    assert kept == ["F16.gguf", "Q8_0.gguf"]
+
+
+def test_memory_is_probed_before_the_targets_turns_and_what_loading_takes_is_kept(outputs):
+    measure("ollama_comparison", outputs=outputs, run_id="r", target="edge", baselines=["fake"],
+            prompts=["hello"], output_tokens=2, process_runs=1, blocks=2, warmups=0,
+            threads=1)  # fmt: skip
+    frame = read(outputs / "r")
+    probed = frame.groupby("engine")["read_bytes_per_s"].count()
+    assert dict(probed) == {"edge": 2, "fake": 0}
+    held = frame.groupby(["engine", "twin"])["held_bytes"].first()
+    weights = frame.loc[frame["engine"] == "edge", "weight_bytes"].iloc[0]
+    assert held["edge", False] > held["fake", False] + weights and held["fake", True] > 0
+    assert (frame["loaded_pss_bytes"] <= frame["loaded_bytes"]).all()
+
+
+def test_a_type_that_only_llamacpp_makes_is_refused_without_it_before_anything(
+    outputs, monkeypatch
+):
+    there = engines.find_spec
+    monkeypatch.setattr(
+        engines, "find_spec", lambda name: None if name == "llama_cpp" else there(name)
+    )
+    with pytest.raises(Missing, match="no llama_cpp"):
+        measure("ollama_comparison", outputs=outputs, run_id="r", target="edge",
+                baselines=["fake"], weights=["Q8_0", "Q4_K_M"])  # fmt: skip
+    assert not rows(outputs)
+
+
+def test_a_file_that_cannot_be_made_is_told_by_each_repeat(outputs, tmp_path, monkeypatch):
+    (tmp_path / "cache").write_text("no folder")
+    monkeypatch.setenv("LLMBENCH_CACHE", str(tmp_path / "cache"))
+    done = measure("ollama_comparison", outputs=outputs, run_id="r", target="edge",
+                   baselines=["fake"], weights=["Q8_0"], prompts=["hello"], output_tokens=2,
+                   process_runs=1, blocks=1, warmups=0, threads=1)  # fmt: skip
+    assert done.statuses == {"ok": 2, "failed": 1}  # the planted law reads no file
+    [lost] = [row for row in rows(outputs) if row["status"] == "failed"]
+    assert "cannot be made" in lost["reason"]

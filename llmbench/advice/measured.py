@@ -16,7 +16,7 @@ from llmbench.units import nbytes
 
 STUDIES = ("context_windows", "scaling")  # whole windows; prompts of exact length
 UNFIT = {"preview", "beyond_context"}  # labels of rows that recommend nothing
-CONTENDER = ["model", "model_sha256", "engine", "device", "threads", "options"]
+CONTENDER = ["model", "model_sha256", "engine", "device", "threads", "options", "weights"]
 SERIES = ["run", *CONTENDER, "impl", "attention_impl", "weight_format", "study", "prompt", "seed",
           "output_tokens"]  # fmt: skip
 

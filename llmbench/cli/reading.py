@@ -50,28 +50,33 @@ def scaling(run: str, x: str, y: str, outputs: Path | None, as_json: bool) -> No
 @click.option("--baseline", required=True, help="Whom it is compared with.")
 @click.option("--metric", "metrics", multiple=True, default=["decode_tok_per_s"], show_default=True,
               help="Column of costs or rates; may be given several times.")  # fmt: skip
-@click.option("--at-least", type=float, default=1.0, show_default=True, help="The ratio asked for.")
+@click.option("--at-least", type=float, help="The ratio asked for, instead of those declared.")
 @click.option(
     "--by", default="engine", show_default=True, help="Column that names who is compared."
 )
 @outputs_option
 @as_json
 def compare(
-    run: str, target: str, baseline: str, metrics: tuple[str, ...], at_least: float, by: str,
+    run: str, target: str, baseline: str, metrics: tuple[str, ...], at_least: float | None, by: str,
     outputs: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Whether TARGET is better than BASELINE on the same weights, by how much, how surely.
 
+    The ratio asked for is what the run declared (`at_least`, `bars`; else 1) unless one is given.
     Exit codes: 0 yes · 1 no · 4 inconclusive or not comparable.
     """
-    frame = llmbench.read(those.folder_of(run, outputs))
-    found = llmbench.compare(frame, target, baseline, metrics, at_least, by=by)
+    folder = those.folder_of(run, outputs)
+    frame = llmbench.read(folder)
+    bar, bars = (at_least, ()) if at_least is not None else those.declared_bars(folder)
+    found = llmbench.compare(frame, target, baseline, metrics, bar, by=by, bars=bars)
     if as_json:
         show.document(found.facts())
     if not as_json:
         show.claims(found)
     if found.verdict == "no":
-        raise StudyFailed(f"{target} is not at least {at_least:g} times {baseline}", kept="the run")
+        raise StudyFailed(
+            f"{target} is not at least {found.at_least:g} times {baseline}", kept="the run"
+        )
     if found.verdict != "yes":
         raise CannotSay(f"no verdict on {target} and {baseline}", why=found.sentence)
 

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +77,12 @@ def of_growth(frame: Any) -> Any:
     if others:
         click.echo(f"left out, since not about growth: {others}", err=True)
     return rows
+
+
+def declared_bars(folder: Path) -> tuple[float, Sequence[Any]]:
+    """The ratio that the run in `folder` declared, 1 without one, and its bars for named claims."""
+    from llmbench import findings
+
+    about = findings.about(folder)
+    claimed = findings.declared([about])[about.name]
+    return claimed.get("at_least", 1.0), claimed.get("bars", ())

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from llmbench.engines.base import PREFILL_DONE
 from llmbench.errors import OutOfMemory, Unsupported
+from llmbench.models.gguf_cache import ExportType
 from llmbench.models.source import ModelSource
 from llmbench.record import Noun, Served
 
@@ -47,6 +48,7 @@ class FakeOptions(Noun):
     crash: Literal["SIGKILL", "SIGSEGV", "exit"] = "SIGKILL"
     hang_above: int = Field(0, ge=0)
     vocab_size: int = Field(256, ge=2)
+    weights: ExportType | None = None  # told as the format that serves; none are read
     process_seed: int = 0  # set by the worker: seeds the noise of this process run
 
 
@@ -74,8 +76,9 @@ class FakeEngine:
         self._noise = random.Random(self.options.process_seed)
         self._run_factor = math.exp(self._noise.gauss(0, self.options.run_noise))
         self._sleep(self.options.load_s)
-        return Served(engine=self.name, impl="sleep", weight_format="none", weight_bytes=0,
-                      threads=threads, device=device, load_s=self.options.load_s)  # fmt: skip
+        return Served(engine=self.name, impl="sleep", weight_bytes=0,
+                      weight_format=self.options.weights or "none", threads=threads, device=device,
+                      load_s=self.options.load_s)  # fmt: skip
 
     def stream(
         self, prompt_ids: Sequence[Sequence[int]], output_tokens: int

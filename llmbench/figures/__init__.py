@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from llmbench import findings
 from llmbench.figures import contrasts, parts, sizes, style
+from llmbench.figures.engines import draw_engines
 from llmbench.figures.style import ENGINE_COLOURS as ENGINE_COLOURS
 from llmbench.figures.style import STYLE
 from llmbench.findings import Fit, Told
@@ -112,6 +113,12 @@ def distribution(frame: pd.DataFrame, metric: str = "prefill_s") -> Drawn:
 def ratios(told: Sequence[Told]) -> Drawn:
     """The ratio of every claim with its interval, the noise floor behind it."""
     figure, data, note = contrasts.draw_ratios(told)
+    return _drawn(figure, data, note, preview=data["preview"].any())
+
+
+def beside(frame: pd.DataFrame, told: Sequence[Told]) -> Drawn:
+    """Decode rates of the engines of `told`, a panel a model, with the memory roof."""
+    figure, data, note = draw_engines(frame, told)
     return _drawn(figure, data, note, preview=data["preview"].any())
 
 

@@ -32,7 +32,7 @@ def ratio_rows(told: Sequence[Told]) -> pd.DataFrame:
         for claim in one.comparison.claims if one.comparison else ():
             named = dict(claim.group)
             size = f"{named['prompt_tokens']:,} tokens" if "prompt_tokens" in named else ""
-            what = [who, str(named.get("model", "")).rpartition("/")[2],
+            what = [who, claim.model.rpartition("/")[2],
                     METRICS[one.metric].label.lower(), size]  # fmt: skip
             rows.append((named.get("run", ""), one.target, one.baseline, one.metric,
                          ", ".join(filter(None, what)), claim.ratio, claim.low, claim.high,

@@ -9,14 +9,16 @@ from typing import Any
 import pandas as pd
 
 from llmbench import pairs, stats
+from llmbench.bars import Bar
 from llmbench.errors import BadParams, CannotSay
 from llmbench.findings.circumstances import About
 from llmbench.findings.numbers import EN, METRICS, count
-from llmbench.strict_yaml import parse_yaml
+from llmbench.params import validated
+from llmbench.strict_yaml import Located, parse_yaml
 
 ACROSS = {"ollama_comparison": "engine", "attention": "attention_impl"}  # what names a contender
 DECLARED = {"ollama_comparison": ("decode_tok_per_s", "ttft_s"), "attention": ("prefill_s",)}
-CLAIMED = ("metrics", "at_least", "target")  # what a run declares before it begins
+CLAIMED = ("metrics", "at_least", "target", "bars")  # what a run declares before it begins
 ABLATED = "skipped"  # the attention that leaves attention out: an ablation, no contender
 PLACE = ["run", "fingerprint", "study"]
 
@@ -46,37 +48,44 @@ class Told:
 
 
 def declared(abouts: Iterable[About]) -> dict[str, dict[str, Any]]:
-    """The claims that each run declared before it began: `metrics at_least target`, by its name."""
+    """The claims that each run declared before it began: `metrics at_least target bars`, by run.
+
+    Raises: BadParams for bars that are none.
+    """
     found = {}
     for about in abouts:
         values = parse_yaml(about.params_text or "{}", about.name).values
         study = (values.get("studies") or {}).get("ollama_comparison") or {}
-        found[about.name] = {name: study[name] for name in CLAIMED if name in study}
+        claimed = {name: study[name] for name in CLAIMED if name in study}
+        bars = [validated(Bar, Located(values=bar), about.name) for bar in claimed.get("bars", ())]
+        found[about.name] = claimed | ({"bars": bars} if bars else {})
     return found
 
 
 def comparisons(
     frame: pd.DataFrame, metrics: Sequence[str] = (), at_least: float = 1.0, target: str = "",
+    bars: Sequence[Bar | Mapping[str, Any]] = (),
     declared: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> list[Told]:  # fmt: skip
     """The `target` against each other engine; elsewhere each contender against that with a twin.
 
-    `metrics`: the study's own where none are given; what a run has `declared` replaces all three.
-    The bar `at_least` is for engines; other contenders are asked whether they are better at all.
-    Rows of two runs or machines are never paired.
+    `metrics`: the study's own where none are given; what a run has `declared` replaces them.
+    The bar `at_least`, and `bars` for the claims that they name, are for engines; other contenders
+    are asked whether they are better at all. Rows of two runs or machines are never paired.
     """
+    bars = [bar if isinstance(bar, Bar) else Bar.model_validate(bar) for bar in bars]
     found = []
     for (run, _, study), rows in frame.groupby(PLACE, sort=True):
         by = ACROSS.get(study)
         if not by:
             continue
-        asked = {"metrics": metrics, "at_least": at_least, "target": target}
+        asked = {"metrics": metrics, "at_least": at_least, "target": target, "bars": bars}
         asked |= declared.get(run, {})
         if study != "ollama_comparison":
-            asked = {"metrics": (), "at_least": 1.0, "target": ""}
+            asked = {"metrics": (), "at_least": 1.0, "target": "", "bars": ()}
         rows = _named(rows, by)
         found += _judged(
-            [_told(rows, one, baseline, metric, asked["at_least"], by)
+            [_told(rows, one, baseline, metric, asked["at_least"], asked["bars"], by)
              for one, baseline in _sides(rows, by, asked["target"])
              for metric in asked["metrics"] or DECLARED[study]]
         )  # fmt: skip
@@ -99,10 +108,11 @@ def _sides(rows: pd.DataFrame, by: str, target: str) -> list[tuple[str, str]]:
 
 
 def _told(
-    rows: pd.DataFrame, target: str, baseline: str, metric: str, at_least: float, by: str
-) -> Told:
+    rows: pd.DataFrame, target: str, baseline: str, metric: str, at_least: float,
+    bars: Sequence[Bar], by: str,
+) -> Told:  # fmt: skip
     try:
-        claims = pairs.claims(rows, target, baseline, metric, at_least, by=by)
+        claims = pairs.claims(rows, target, baseline, metric, at_least, by=by, bars=bars)
     except (BadParams, CannotSay) as error:
         why = f"{error.what} ({error.why})" if error.why else error.what
         return Told(target, baseline, metric, None, why)

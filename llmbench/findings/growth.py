@@ -121,7 +121,7 @@ def _growth(one: Told, group: dict[str, Any], claims: Sequence[Claim]) -> Growth
         p = p_value(slope, 1.0)
     change = (slope.ratio, slope.low, slope.high) if slope else (math.nan,) * 3
     return Growth(
-        group.get("run", ""), one.target, one.baseline, one.metric, group.get("model", ""),
+        group.get("run", ""), one.target, one.baseline, one.metric, claims[0].model,
         tuple(lengths), *(tuple(getattr(c, name) for c in usable)
                           for name in ("ratio", "low", "high")),
         *change, p, len(logs), tuple(_length(c) for c in claims if c not in usable),

@@ -10,7 +10,7 @@ from llmbench.findings.numbers import SERVED, engine_names
 
 STUDY = "ollama_comparison"
 LIKELIEST = 3  # tokens shown of each prefix
-PLACE = ["run", "fingerprint", "model", "model_sha256", "device"]  # whose answers must be alike
+PLACE = ["run", "fingerprint", "model", "model_sha256", "device", "weights"]  # of like answers
 COLUMNS = ["Model", "After (tokens)", "Token id"]
 LOWER = "lower"  # than all that the engine told
 
@@ -42,7 +42,8 @@ def _of_model(rows: pd.DataFrame) -> list[dict[str, Any]]:
         return []
     lengths = zip(*(audit["prefixes"] for audit in audits.values()), strict=False)
     same = takewhile(lambda told: len(set(told)) == 1, lengths)
-    return [{"Model": rows["model"].iloc[0], "After (tokens)": length, "Token id": token}
+    model = ", ".join(filter(None, rows[["model", "weights"]].iloc[0]))
+    return [{"Model": model, "After (tokens)": length, "Token id": token}
             | _beside(told, token)
             for place, (length, *_) in enumerate(same)
             for told in [{name: _likeliest(audit, place) for name, audit in audits.items()}]

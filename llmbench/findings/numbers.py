@@ -11,7 +11,7 @@ import pandas as pd
 from llmbench import stats
 
 ASKED = ["run", "fingerprint", "study", "engine", "model", "model_sha256", "prompt",
-         "output_tokens", "device", "threads", "seed", "options"]  # fmt: skip
+         "output_tokens", "device", "threads", "seed", "options", "weights"]  # fmt: skip
 SERVED = ["impl", "attention_impl", "weight_format"]
 SERIES = ASKED + SERVED  # one line of a figure, before batch and length
 SUMMARY = ["metric", "median", "low", "high", "estimable", "process_runs", "repeats", "cv"]
@@ -21,7 +21,8 @@ EN = "\N{EN DASH}"
 MOST = 12  # sentences or fits of one kind before the rest is only counted
 TOLD_BY = {"model_sha256": ["model"], "fingerprint": ["run"], "impl": ["engine"],
            "attention_impl": ["engine"],
-           "options": ["engine", "attention_impl", "weight_format"]}  # fmt: skip
+           "options": ["engine", "attention_impl", "weight_format"],
+           "weights": ["engine", "weight_format"]}  # fmt: skip
 AFFIXES = {"threads": ("", " threads"), "output_tokens": ("", " tokens out"), "seed": ("seed ", ""),
            "fingerprint": ("machine ", ""), "model_sha256": ("sha256 ", "")}  # fmt: skip
 
@@ -42,6 +43,8 @@ METRICS = {
     "decode_tok_per_s": Metric("Decode rate", "tok/s", 1.0),
     "prefill_tok_per_s": Metric("Prefill rate", "tok/s", 1.0),
     "peak_bytes": Metric("Peak resident memory", "MiB", 2.0**-20),
+    "load_s": Metric("Load time", "ms", 1e3),
+    "held_bytes": Metric("Memory after load", "MiB", 2.0**-20),
 }
 
 

@@ -182,7 +182,7 @@ def _success(
 ) -> str:  # fmt: skip
     models: dict[str, list[Claim]] = {}
     for claim in claims:
-        models.setdefault(str(dict(claim.group).get("model", "the model")), []).append(claim)
+        models.setdefault(claim.model or "the model", []).append(claim)
     met = {name: _all_met(its) for name, its in models.items()}
     short = model_names(models)
     parts = {True: "met on", False: "not met on", None: "cannot be said of"}

@@ -20,7 +20,7 @@ from llmbench.units import nbytes, per_second
 NEAR = (0.9, 1.1)  # exponents that count as near 1
 LEAST_SIZES = 3  # two sizes lie on every power law
 LINE = ["run", "fingerprint", "study", "engine", "output_tokens", "device", "threads", "seed",
-        "options", *SERVED, "batch_size"]  # what the sizes of one line share  # fmt: skip
+        "options", "weights", *SERVED, "batch_size"]  # what sizes of a line share  # fmt: skip
 COLUMNS = ["Engine", "Batch (rows)", "Prompt", "Model", "Weights", "Time per token (ms)",
            "95 % interval", "Weights per second", "Of the best", "Interval of that",
            "Of the memory roof", "Process runs", "Label"]  # fmt: skip
@@ -116,9 +116,11 @@ def _line(some: list[Side]) -> Line | None:
     """The line of these sides; None where they are of fewer than two sizes."""
     weights = {side.model: float(side.rows["weight_bytes"].median()) for side in some}
     models = sorted((m for m in weights if weights[m] > 0), key=lambda model: weights[model])
-    logs = _mean_logs([side.rows for side in some if side.model in models])[models]
     x = np.log([weights[model] for model in models])
-    if len(models) < 2 or np.ptp(x) == 0 or logs.empty:
+    if len(models) < 2 or np.ptp(x) == 0:
+        return None
+    logs = _mean_logs([side.rows for side in some if side.model in models])[models]
+    if logs.empty:
         return None
     slopes = np.polyfit(x, logs.to_numpy().T, 1)[0]
     speeds = x - logs  # ln of weight bytes per second

@@ -31,6 +31,7 @@ SERIES = (
     "threads",
     "seed",
     "options",
+    "weights",
 )  # asked
 SERVED = ("impl", "attention_impl", "weight_format")
 SAME_AXIS = {"prompt_tokens": "context_len", "context_len": "prompt_tokens"}

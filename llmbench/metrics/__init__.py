@@ -28,9 +28,9 @@ POINT = ["study", "model", "model_sha256", "engine", "batch_size", "prompt", "pr
 MEMORY = ("rss_before_load_bytes", "rss_after_load_bytes", "rss_peak_bytes", "limit_bytes",
           "tree_peak_bytes", "tree_rss_bytes", "tree_pss_bytes", "tree_uss_bytes",
           "sampling_period_s", "tree_pss_peak_bytes", "tree_uss_peak_bytes",
-          "shares_period_s")  # fmt: skip
+          "shares_period_s", "bare_bytes", "loaded_bytes", "loaded_pss_bytes")  # fmt: skip
 RESIDENT = ("rss_peak_bytes", "tree_peak_bytes", "tree_rss_bytes")  # what an engine held at least
-LATER = {"window": 0, "twin": False}  # fields of a point that schema version 1 did not have
+LATER = {"window": 0, "twin": False, "weights": ""}  # fields of a point that not all records have
 PARTS = ("point", "served", "raw", "memory", "energy", "witness", "quiet", "audit")  # of a record
 NOTHING: Mapping = MappingProxyType({})  # stands for a part that a record does not have
 GPU_MBU, CPU_MBU = 1.0, 1.2  # a CPU's caches may keep some of the weights from step to step
@@ -49,7 +49,7 @@ COLUMNS = [
     "energy_j", "energy_window_s", "energy_reason", "preview",
     "window", "twin", "layer_classes", "audit", "session", "prompt_sha256", "served_threads",
     "served_device", "served_window", "build", "versions", "isa", "released",
-    "received_tokens",
+    "received_tokens", "weights", "held_bytes", "read_bytes_per_s",
 ]  # fmt: skip
 
 
@@ -141,7 +141,7 @@ def measured(rows: Sequence[dict], environments: Mapping[str, Mapping], run: str
         | {name: memory.column(name, float)
            for name in MEMORY}
         | {name: quiet.column(name, float)
-           for name in ("machine_busy_share", "others_cpu_s", "idle_wait_s")}
+           for name in ("machine_busy_share", "others_cpu_s", "idle_wait_s", "read_bytes_per_s")}
         | {"fingerprint": place.of(lambda known: known.get("fingerprint", UNKNOWN)),
            "session": row.of(lambda row: row.get("session") or "", object),
            "served_threads": served.column("threads", float),
@@ -232,6 +232,7 @@ def _derived(frame: pd.DataFrame, environments: Mapping[str, Mapping]) -> pd.Dat
     frame["mfu"] = mfu(_prefill_flops(frame), prefill, peak)
     # the kernel's mark misses nothing, but knows one process; samples know those that serve too
     frame["peak_bytes"] = frame[list(RESIDENT)].max(axis=1)
+    frame["held_bytes"] = frame["loaded_bytes"] - frame["bare_bytes"]
     frame["_impossible"] = beyond_memory(frame, environments) | (frame["mfu"] > 1).to_numpy()
     return frame
 

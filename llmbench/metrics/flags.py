@@ -13,7 +13,7 @@ COMPUTED = ("short", "duplicate", "impossible", "incorrect", "cached", "drift", 
 ENOUGH_BLOCKS = 10  # of all process runs of a compared point; fewer are a preview
 PLACE = ["run", "fingerprint"]  # rows of two runs or two machines are never pooled
 CELL = ["study", "model", "batch_size", "prompt", "prompt_tokens", "output_tokens", "device",
-        "threads", "seed", "window"]  # what engines share when they are compared  # fmt: skip
+        "threads", "seed", "window", "weights"]  # what compared engines share  # fmt: skip
 
 
 def computed_flags(frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -80,7 +80,7 @@ def _cached(frame: pd.DataFrame) -> np.ndarray:
     """
     audits = frame[frame["audit"].notna()]
     share = audits["audit"].map(lambda a: (a["again_s"] or np.nan) / (a["prompt_s"] or np.nan))
-    who = [*PLACE, "study", "model_sha256", "engine", "options", "twin"]
+    who = [*PLACE, "study", "model_sha256", "engine", "options", "weights", "twin"]
     hits = share.astype(float).dropna().groupby([audits[name] for name in who]).agg(stats.cached)
     found = hits[hits.astype(bool)].index
     return pd.MultiIndex.from_frame(frame[who]).isin(found) if len(found) else np.zeros(

@@ -8,12 +8,14 @@ from typing import Literal
 
 from llmbench.errors import BadParams, StoreFailed
 from llmbench.models.checksum import exports_folder, is_whole, sha256_of, sums_file
-from llmbench.models.export import VERSION, write_gguf
+from llmbench.models.export import KINDS, VERSION, write_gguf
 from llmbench.models.gguf_vocab import Tell
-from llmbench.models.new_file import replacing
+from llmbench.models.llamacpp_library import llamacpp
+from llmbench.models.new_file import part_beside, replacing
+from llmbench.models.requantize import requantize
 from llmbench.models.source import ModelSource
 
-ExportType = Literal["F32", "F16", "BF16", "Q8_0", "Q4_0"]  # what `export` writes
+ExportType = Literal["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K_M", "Q5_K_M", "Q6_K"]
 SAID = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
@@ -21,7 +23,8 @@ def gguf_of(source: ModelSource, kind: str, tell: Tell = lambda note: None) -> P
     """The GGUF file of `source`'s folder in `kind`, the same for the same weights and words.
 
     One that no longer has the bytes that were written is made again, and that is told.
-    Raises: Missing, Unsupported, StoreFailed when there is no room for it.
+    Raises: Missing (of a type that only llama.cpp makes, without it), Unsupported, StoreFailed when
+    there is no room for it.
     """
     digest = hashlib.sha256(f"{VERSION} {source.name} {source.sha256}".encode())
     for name in SAID:
@@ -44,7 +47,13 @@ def gguf_of(source: ModelSource, kind: str, tell: Tell = lambda note: None) -> P
 def _keep(source: ModelSource, file: Path, kind: str, tell: Tell) -> Path:
     """`file`, written and its sha256 beside it before it has its name; nobody writes it again."""
     with replacing(file, True) as part:
-        write_gguf(source.name, part, kind, tell)
+        if kind in KINDS:
+            write_gguf(source.name, part, kind, tell)
+        else:  # a type that only llama.cpp makes, from our exact one
+            llamacpp()
+            with part_beside(file.with_suffix(".F32")) as whole:
+                write_gguf(source.name, whole, "F32", tell)
+                requantize(whole, part, kind, force=True, tell=tell)
         with replacing(sums_file(file), True) as sums:
             sums.write_text(f"{sha256_of(part)}\n", encoding="ascii")
     file.chmod(0o444)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from llmbench import stats
+from llmbench.bars import Bar, bar_of
 from llmbench.errors import CannotSay
 from llmbench.pairs.checks import checks_of
 from llmbench.pairs.ratios import Ratio, block_logs, equivalent, p_value, ratio_of
@@ -28,11 +29,12 @@ from llmbench.pairs.served import kinship
 from llmbench.pairs.sides import Check, Sides
 from llmbench.pairs.tails import tails_of
 from llmbench.pairs.verdicts import ENOUGH_BLOCKS, STEADY_CV, Claim, Comparison, judged
+from llmbench.params import ONCE
 
 __all__ = ["ENOUGH_BLOCKS", "STEADY_CV", "Claim", "Comparison", "claims", "compare", "judged"]
 GROUP = ("run", "fingerprint", "study", "model", "batch_size", "output_tokens", "device",
-         "threads", "seed", "window")  # what is never pooled  # fmt: skip
-CHILD = ("run", "fingerprint", "study", "model", "device", "threads", "seed")  # that a child has
+         "threads", "seed", "window", "weights")  # what is never pooled  # fmt: skip
+CHILD = ("run", "fingerprint", "study", "model", "device", "threads", "seed", "weights")  # its own
 UNIT = ("run", "fingerprint", "session", "process_run")  # names one process run, where they exist
 ASKED = (*GROUP, "prompt", "prompt_tokens")
 SERVED = ("impl", "attention_impl", "weight_format", "build", "versions")
@@ -46,24 +48,28 @@ def compare(
     at_least: float = 1.0,
     *,
     by: str = "engine",
+    bars: Sequence[Bar] = (),
 ) -> Comparison:
     """Whether `target` is at least `at_least` times as good as `baseline` in `metric`.
 
-    `frame`: a row a repeat with the columns `by`, `metric`, `process_run` and `block`, ours or not;
-    what else it has of ours is used. Of several metrics each gives claims of its own, corrected
-    together. The interval is Student's over process-run means of block log-ratios. Raises:
-    BadParams for names and numbers that are wrong, CannotSay when no rows can be paired.
+    `bars` ask other ratios of the claims that they name. `frame`: a row a repeat with the columns
+    `by`, `metric`, `process_run` and `block`, ours or not; what else it has of ours is used. Of
+    several metrics each gives claims of its own, corrected together. The interval is Student's over
+    process-run means of block log-ratios. Raises: BadParams for names and numbers that are wrong,
+    CannotSay when no rows can be paired.
     """
     metrics = [metric] if isinstance(metric, str) else list(dict.fromkeys(metric or ()))
     check_asked(frame, target, baseline, metrics, at_least, by)
-    found = [claim for name in metrics
-             for claim in claims(frame, target, baseline, name, at_least, by=by)]  # fmt: skip
+    found = []
+    for name in metrics:
+        found += claims(frame, target, baseline, name, at_least, by=by, bars=bars)
     return Comparison(judged(found))
 
 
 def claims(
-    frame: pd.DataFrame, target: str, baseline: str, metric: str, at_least: float, *, by: str
-) -> list[Claim]:
+    frame: pd.DataFrame, target: str, baseline: str, metric: str, at_least: float, *, by: str,
+    bars: Sequence[Bar] = (),
+) -> list[Claim]:  # fmt: skip
     """The claims of one metric, not judged yet: `judged` corrects those that are told together.
 
     What was asked of both sides and cannot be paired is a claim too, without a ratio.
@@ -77,8 +83,10 @@ def claims(
     for name, side in zip((target, baseline), asked, strict=True):
         check_side(side, side[may_enter[side.index]], name)
     found, refusals = [], []
-    for group, mine, theirs in _groups(*asked, by):
-        one = _One(target, baseline, metric, at_least, by, group, (mine, theirs), may_enter)
+    for group, mine, theirs in _groups(*asked, by, pooled=metric in ONCE):
+        about = dict(group) | {"metric": metric, "baseline": baseline}
+        asked_of = bar_of(bars, at_least, about)
+        one = _One(target, baseline, metric, asked_of, by, group, (mine, theirs), may_enter)
         try:
             found.append(_claim(one, rows))
         except CannotSay as error:
@@ -126,7 +134,7 @@ def _claim(one: _One, rows: pd.DataFrame) -> Claim:
         check_side(asked, side, name)
         check_one(side, name, one.by)
     unit = [name for name in UNIT if name in mine and name in theirs]
-    logs = block_logs(mine, theirs, one.metric, unit)
+    logs = _logs(mine, theirs, one.metric, unit)
     runs = logs.groupby(unit).ngroups if len(logs) else 0
     if runs < 2:
         raise CannotSay(
@@ -137,6 +145,7 @@ def _claim(one: _One, rows: pd.DataFrame) -> Claim:
             how="measure both side by side with process_runs: 6 and blocks: 5",
         )
     found, (aa, otherwise) = ratio_of(logs, unit), _noise(rows, one, unit)
+    once = one.metric in ONCE
     sides = Sides(mine, theirs, one.asked, unit, _audits(rows, one))
     checks = checks_of(sides, logs, aa, one.metric, otherwise)
     return Claim(
@@ -144,9 +153,10 @@ def _claim(one: _One, rows: pd.DataFrame) -> Claim:
         at_least=one.at_least, ratio=found.ratio, low=found.low, high=found.high,
         bootstrap=(found.bootstrap_low, found.bootstrap_high),
         noise_floor=aa.noise if aa and aa.estimable else None, p=p_value(found, one.at_least),
-        equivalent=equivalent(found), prompts=_span(mine),
+        equivalent=equivalent(found), prompts=None if once else _span(mine),
         process_runs=found.process_runs, blocks=found.blocks,
-        left_out=_left_out(one.asked, unit, found.blocks), cv=found.cv,
+        left_out=_left_out(one.asked, unit if once else [*unit, "block"], found.blocks),
+        cv=found.cv,
         cv_sides=tuple(stats.coefficient_of_variation(side[one.metric]) for side in one.sides),
         formats=tuple(_format(side) for side in one.sides), checks=checks,
         tails=tails_of({one.target: mine, one.baseline: theirs}, one.metric, unit),
@@ -154,6 +164,12 @@ def _claim(one: _One, rows: pd.DataFrame) -> Claim:
                    for run, rows in logs.groupby(unit)),
         beside=_beside(rows, one), kinship=kinship(sides),
     )  # fmt: skip
+
+
+def _logs(mine: pd.DataFrame, theirs: pd.DataFrame, metric: str, unit: list[str]) -> pd.DataFrame:
+    """`block_logs`; of what a process tells once, one a process run."""
+    logs = block_logs(mine, theirs, metric, unit)
+    return logs.drop_duplicates(unit) if metric in ONCE else logs
 
 
 def _beside(rows: pd.DataFrame, one: _One) -> str:
@@ -214,7 +230,7 @@ def _noise(rows: pd.DataFrame, one: _One, unit: list[str]) -> tuple[Ratio | None
         pair = [its[twin[its.index] == which] for which in (True, False)]
         copy, first = (some.merge(cells, on=known) for some in pair) if known else pair
         both = len(copy) and len(first)
-        if both and len(logs := block_logs(copy, first, one.metric, unit)):
+        if both and len(logs := _logs(copy, first, one.metric, unit)):
             return ratio_of(logs, unit), _served_otherwise(copy, first)
     return None, ""
 
@@ -234,12 +250,15 @@ def _told(values: pd.Series) -> str:
 
 
 def _groups(
-    mine: pd.DataFrame, theirs: pd.DataFrame, by: str
+    mine: pd.DataFrame, theirs: pd.DataFrame, by: str, *, pooled: bool
 ) -> Iterator[tuple[tuple, pd.DataFrame, pd.DataFrame]]:
-    """What both sides were asked, apart where it may not be pooled: named prompts are one group."""
+    """What both sides were asked, apart where it may not be pooled: named prompts are one group.
+
+    `pooled`: prompts of every length are.
+    """
     names = [name for name in GROUP if name in mine and name in theirs and name != by]
     names = [n for n in names if mine[n].notna().any() and theirs[n].notna().any()]
-    sides = [side.assign(_exact=_exact(side)) for side in (mine, theirs)]
+    sides = [side.assign(_exact=0 if pooled else _exact(side)) for side in (mine, theirs)]
     keys = [*names, "_exact"]
     sides = [side.fillna(dict.fromkeys(names, "")) for side in sides]
     apart = [dict(list(side.groupby(keys, dropna=False, sort=True))) for side in sides]
@@ -263,9 +282,9 @@ def _exact(side: pd.DataFrame) -> Any:
     return side["prompt_tokens"].where(~np.asarray(named, bool) & np.ones(len(side), bool), 0)
 
 
-def _left_out(asked: tuple[pd.DataFrame, pd.DataFrame], unit: list[str], paired: int) -> int:
-    """Blocks asked of either side that did not enter."""
-    blocks = pd.concat(side[[*unit, "block"]] for side in asked).drop_duplicates()
+def _left_out(asked: tuple[pd.DataFrame, pd.DataFrame], block: list[str], paired: int) -> int:
+    """Blocks, named by the columns `block`, asked of either side that did not enter."""
+    blocks = pd.concat(side[block] for side in asked).drop_duplicates()
     return len(blocks) - paired
 
 

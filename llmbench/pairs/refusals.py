@@ -13,7 +13,7 @@ import pandas as pd
 from llmbench import stats
 from llmbench.errors import BadParams, CannotSay
 from llmbench.pairs.ratios import is_known
-from llmbench.params import COMPARED, one_of
+from llmbench.params import COMPARED, ONCE, one_of
 
 CONTENDER = ("options", "impl", "attention_impl", "weight_format")  # one value each, of an engine
 NUMBERS = ("others_cpu_s", "sequence", "repeat", "prompt_tokens")  # used beside the metrics
@@ -163,7 +163,9 @@ def usable(rows: pd.DataFrame, metric: str, by: str) -> pd.DataFrame:
             raise CannotSay(
                 f"no row of {name} has a {metric}",
                 why="an answer of one token has no decode rate, and not every engine tells when "
-                "its prefill ended",
+                "its prefill ended"
+                if metric not in ONCE
+                else "older records do not tell it",
                 kept="all rows",
                 how="choose another --metric, or ask for more output tokens",
             )

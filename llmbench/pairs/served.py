@@ -84,9 +84,10 @@ def _one_type(sides: Sides) -> bool:
 
 
 def _asked_type(side: pd.DataFrame) -> set[str]:
-    """The types in the option `weights`."""
+    """The types that were asked for: of all engines, or in the option `weights`."""
     options = side["options"].dropna().unique() if "options" in side else ()
     found = [orjson.loads(text).get("weights") for text in options if str(text).startswith("{")]
+    found += list(side["weights"].dropna().unique()) if "weights" in side else []
     return {str(kind) for kind in found if kind}
 
 

@@ -11,10 +11,12 @@ from llmbench.pairs.checks import failing
 from llmbench.pairs.ratios import holm
 from llmbench.pairs.sides import Check
 from llmbench.pairs.tails import Tail
+from llmbench.params import ONCE
 from llmbench.units import significant
 
 ALPHA = 0.05
 ENOUGH_BLOCKS = 10  # fewer are a preview
+ENOUGH_LOADS = 5  # process runs, of what each tells once
 STEADY_CV = 0.05  # a success needs ratios of single blocks that vary by less
 SAID = ("preview", "sentence", "why", "steady", "met", "variance")
 
@@ -51,9 +53,20 @@ class Claim:
     verdict: str | None = None  # yes, no, inconclusive; None: not comparable
 
     @property
+    def model(self) -> str:
+        """The model it is about, and the format of its weights where one was asked of all sides."""
+        about = dict(self.group)
+        return ", ".join(filter(None, (about.get("model"), about.get("weights"))))
+
+    @property
     def preview(self) -> bool:
         """Too few blocks for a claim."""
-        return self.blocks < ENOUGH_BLOCKS
+        return self.blocks < (ENOUGH_LOADS if self.once else ENOUGH_BLOCKS)
+
+    @property
+    def once(self) -> bool:
+        """Whether each process run tells one value, whatever it was asked."""
+        return self.metric in ONCE
 
     @property
     def steady(self) -> bool | None:
@@ -104,6 +117,9 @@ class Claim:
         """'on builtin:tiny after prompts of 11 to 23 tokens, 48 tokens out, batch 2'."""
         about = dict(self.group)
         where = f" on {about['model']}" if "model" in about else ""
+        where += f" in {about['weights']}" if about.get("weights") else ""
+        if self.once:
+            return where
         if "prompt_tokens" in about:
             where += f" at {about['prompt_tokens']:,} tokens"
         elif self.prompts:
@@ -120,7 +136,8 @@ class Claim:
         floor = "not known"
         if self.noise_floor is not None:
             floor = f"{significant(100 * self.noise_floor, 2)} %"
-        counts = f"{self.process_runs} process runs, {self.blocks} blocks"
+        each = "one value each" if self.once else f"{self.blocks} blocks"
+        counts = f"{self.process_runs} process runs, {each}"
         counts += f" and {self.left_out} left out" if self.left_out else ""
         mine, theirs = self.formats
         held = f", weights in {mine} against {theirs}" if mine != theirs else ""
@@ -141,7 +158,8 @@ class Claim:
         if self.verdict != "inconclusive":
             return ""
         if self.preview:
-            return f"a claim needs {ENOUGH_BLOCKS} blocks"
+            return (f"a claim needs {ENOUGH_LOADS} process runs" if self.once else
+                    f"a claim needs {ENOUGH_BLOCKS} blocks")  # fmt: skip
         if self.low <= self.at_least <= self.high:
             equal = ": the two are equal within 2 %" if self.equivalent else ""
             return f"the interval holds {self.at_least:g}{equal}"

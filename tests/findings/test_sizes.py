@@ -135,3 +135,7 @@ def test_two_machines_are_never_one_line():
     found = [line for line in lines(both) if line.engine == "edge"]
     assert [len(line.sizes) for line in found] == [6, 6]
     assert found[0].exponent == line_of(frame).exponent
+
+
+def test_an_engine_that_holds_no_weights_has_no_line():
+    assert lines(planted_protocol.rows(weights={"none": 0}, exponent=0.0)) == []

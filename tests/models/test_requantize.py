@@ -118,3 +118,22 @@ def test_a_cache_without_a_place_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMBENCH_CACHE", str(tmp_path / "file"))
     with pytest.raises(StoreFailed, match="cannot be made"):
         gguf_of(find_model("builtin:tiny"), "Q8_0")
+
+
+@pytest.mark.llamacpp
+def test_a_kept_export_in_a_k_quant_is_llamacpps(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMBENCH_CACHE", str(tmp_path / "cache"))
+    made = gguf_of(find_model("builtin:tiny"), "Q4_K_M")
+    tensors, _ = read_gguf(made)
+    assert {tensor.tensor_type.name for tensor in tensors.values()} == {"F32", "Q4_K", "Q6_K"}
+    assert gguf_of(find_model("builtin:tiny"), "Q4_K_M").stat().st_ino == made.stat().st_ino
+    assert sorted(path.suffix for path in made.parent.iterdir()) == [".gguf", ".sha256"]
+
+
+def test_a_k_quant_needs_llamacpp(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    monkeypatch.setattr("llmbench.models.llamacpp_library.find_spec", lambda name: None)
+    with pytest.raises(Missing, match=r"llama\.cpp is not installed"):
+        gguf_of(find_model("builtin:tiny"), "Q6_K")
+    assert not list((tmp_path / "cache").rglob("*.gguf"))

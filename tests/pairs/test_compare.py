@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 import llmbench
+from llmbench.bars import Bar
 from llmbench.errors import BadParams, CannotSay
 from llmbench.pairs.agreement import distance
 from llmbench.pairs.power import detectable, power, side_sd, simulated
@@ -756,3 +757,40 @@ def test_a_twin_whose_first_has_no_row_left_is_no_pair():
     rows = pd.concat([rows, third]).sort_values("sequence", ignore_index=True)
     found = compared(rows, baseline="third")
     assert found.verdict is None and not check(found, "A/A pair").passed
+
+
+def test_formats_of_weights_are_never_pooled_and_are_told():
+    some = [frame(ratio).assign(weights=kind) for kind, ratio in (("Q8_0", 1.3), ("Q4_0", 1.6))]
+    found = compared(pd.concat(some, ignore_index=True))
+    told = {dict(claim.group)["weights"]: claim for claim in found.claims}
+    assert told["Q8_0"].ratio == pytest.approx(1.3, rel=0.02)
+    assert told["Q4_0"].ratio == pytest.approx(1.6, rel=0.02)
+    assert "on m in Q4_0 after" in told["Q4_0"].sentence and told["Q4_0"].model == "m, Q4_0"
+
+
+def test_the_bar_that_names_most_is_asked_and_the_others_keep_theirs():
+    bars = [Bar(model="a", at_least=2.0), Bar(model="a", baseline="slow", at_least=1.2),
+            Bar(baseline="nobody", at_least=9.0)]  # fmt: skip
+    found = compared(frame(1.3, models=("a", "b")), at_least=1.6, bars=bars)
+    told = {dict(claim.group)["model"]: (claim.at_least, claim.verdict) for claim in found.claims}
+    assert told == {"a": (1.2, "yes"), "b": (1.6, "no")}
+
+
+def loaded(ratio=0.8, **asked):
+    """Rows of prompts of two lengths; every process holds 100 bytes, the target less or more."""
+    rows = frame(1.0, lengths=(8, 16), **asked)
+    noise = rows["process_run"].map(lambda run: 1 + 0.001 * (run % 3))
+    return rows.assign(held_bytes=100 * noise * np.where(rows["engine"] == "fast", ratio, 1.0))
+
+
+def test_what_a_process_tells_once_is_one_pair_a_process_run():
+    found = compared(loaded(0.8, runs=5, blocks=2), metric="held_bytes", at_least=1.0)
+    (claim,) = found.claims  # of both lengths together
+    assert claim.ratio == pytest.approx(1.25) and claim.verdict == "yes"
+    assert (claim.process_runs, claim.blocks, claim.left_out, claim.preview) == (5, 5, 0, False)
+    assert "on m (95 %" in claim.sentence and "5 process runs, one value each" in claim.sentence
+
+
+def test_too_few_processes_are_a_preview_however_many_blocks():
+    found = compared(loaded(runs=4, blocks=9), metric="held_bytes")
+    assert found.preview and found.why == "a claim needs 5 process runs"

@@ -125,3 +125,28 @@ def test_kills_are_counted_in_both_versions(group: Path, name: str, text: str) -
     assert memory.oom_kills() is None
     (group / name).write_text(text)
     assert memory.oom_kills() == 3
+
+
+@linux
+def test_alone_a_mapped_file_counts_whole_whoever_else_maps_it(tmp_path: Path) -> None:
+    code = (
+        "import mmap, os, sys\n"
+        "held = mmap.mmap(os.open(sys.argv[1], os.O_RDWR), 64 << 20)\n"
+        "sum(held[::4096])\n"
+        "own = bytearray(b'x') * (32 << 20)\n"
+        "print('ready', flush=True)\n"
+        "input()\n"
+    )
+    file = tmp_path / "weights"
+    file.write_bytes(bytes(64 * MiB))
+    words = [sys.executable, "-c", code, str(file)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(words, **pipes) as one, subprocess.Popen(words, **pipes) as other:
+        assert [each.stdout.readline() for each in (one, other)] == [b"ready\n"] * 2
+        each, pss = memory.alone_bytes([one.pid]), memory.tree_bytes([one.pid]).pss
+        both = memory.alone_bytes([one.pid, other.pid])
+        for process in (one, other):
+            process.communicate(b"\n")
+    assert 96 * MiB < each < 116 * MiB  # of the file, its own block, and Python
+    assert pss < each - 24 * MiB  # half of the file is the other's
+    assert 32 * MiB < both - each < 48 * MiB  # the file is there once

@@ -51,6 +51,9 @@ test-ollama: setup ## Against a real Ollama server (make ollama)
 test-llamacpp: setup ## Against llama.cpp itself (make llamacpp), and all engines side by side
 	@$(BIN)/python -m pytest -m llamacpp
 
+test-sanitize: setup ## The C++ of the CPU engine under AddressSanitizer and UndefinedBehaviorSanitizer
+	@$(BIN)/python -m tests.kernels.under_sanitizers
+
 test-browser: setup ## The report and a notebook in a real browser
 	@$(BIN)/python -m pytest -m "browser and not ollama"
 

@@ -1,0 +1,102 @@
+"""`impl: cpu` of edge beside llama.cpp and Ollama on the same files: no further from the truth.
+
+The truth is the reference in float32 on what the file holds. llama.cpp gets a process of its own:
+it, torch and our own engine set up the same tile registers.
+"""
+
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from multiprocessing import get_context
+
+import numpy as np
+import pytest
+
+from llmbench import engines
+from llmbench.models.requantize import export_any
+from llmbench.models.source import find_model
+from llmbench.pairs.agreement import distance
+from llmbench.workload import audit_prefixes
+from tests.engines.test_edge_cpu import audit
+from tests.kernels.stored import needs_compiler
+
+pytestmark = needs_compiler
+KINDS = ("F32", "BF16", "Q8_0", "Q4_0", "Q4_K_M", "Q5_K_M", "Q6_K")
+WINDOW = 1024  # tokens of the held-out text that are read together
+LENGTHS = (24, 400, 1800)  # of prefixes
+EXACT = 1e-3  # with weights and cache in float32
+REFERENCE, OURS = {"impl": "reference"}, {"impl": "cpu", "kv_type": "f16"}
+
+
+@cache
+def held_out():
+    """Ids of the held-out text that is shipped beside builtin:tiny."""
+    source = find_model("builtin:tiny")
+    ids = source.tokenizer.encode((source.folder / "heldout.txt").read_text(encoding="utf-8"))
+    assert len(ids) > 5 * WINDOW
+    return ids
+
+
+def told(engine, file, options):
+    """Nats of the held-out text, and log-probabilities after every prefix of up to each length."""
+    made = engines.create(engine)
+    made.load(find_model(f"gguf:{file}"), {"threads": 2} | options)
+    ids, nats = held_out(), []
+    for first in range(0, len(ids) - WINDOW, WINDOW):
+        window = ids[first : first + WINDOW + 1]
+        nats.append(-made.logprobs(window[:-1])[np.arange(WINDOW), window[1:]])
+    after = [made.logprobs(ids[7 : 7 + length]) for length in LENGTHS]
+    made.close()
+    return float(np.concatenate(nats).mean()), after
+
+
+def alone(function, *asked):
+    """`function` in a fresh process."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(function, *asked).result()
+
+
+def exported(folder, kind):
+    file = folder / f"tiny-{kind}.gguf"
+    export_any("builtin:tiny", file, kind)
+    return str(file)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def sides(request, tmp_path_factory):
+    """What the reference, our engine and llama.cpp say of one file."""
+    file = alone(exported, tmp_path_factory.mktemp("files"), request.param)
+    asked = (("edge", REFERENCE), ("edge", OURS), ("llamacpp", {}))
+    return request.param, *(alone(told, engine, file, options) for engine, options in asked)
+
+
+@pytest.mark.llamacpp
+def test_perplexity_is_llama_cpps(sides):
+    _, reference, ours, theirs = sides
+    assert 3 < np.exp(reference[0]) < 300  # it has learnt something
+    assert abs(np.exp(ours[0] - theirs[0]) - 1) < 0.01
+    assert abs(np.exp(ours[0] - reference[0]) - 1) < 0.01
+
+
+@pytest.mark.llamacpp
+@pytest.mark.parametrize("place", range(len(LENGTHS)), ids=LENGTHS)
+def test_log_probabilities_are_no_further_off_than_twice_llama_cpps(sides, place):
+    kind, reference, ours, theirs = sides
+    mine, other = (np.abs(side[1][place] - reference[1][place]) for side in (ours, theirs))
+    assert mine.max() <= 2 * other.max() + (EXACT if kind == "F32" else 0)
+    assert mine.mean() <= 2 * other.mean() + (EXACT if kind == "F32" else 0)
+
+
+@pytest.mark.ollama
+def test_log_probabilities_are_no_further_off_than_twice_ollamas(tmp_path):
+    source = find_model(f"gguf:{export_any('builtin:tiny', tmp_path / 'tiny.gguf', 'Q8_0')}")
+    prefixes = audit_prefixes(source.tokenizer)
+    said = []
+    for engine, options in (("edge", REFERENCE), ("edge", OURS), ("ollama", {})):
+        made = engines.create(engine)
+        made.load(source, {"threads": 2} | options)
+        try:
+            said.append(audit(made, prefixes))
+        finally:
+            made.close()
+    reference, ours, theirs = said
+    assert distance(reference, ours) <= 2 * distance(reference, theirs)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -181,13 +182,18 @@ def test_a_damaged_number_is_refused(kind, tmp_path):
     with file.open("rb+") as opened:
         opened.seek(found.offset + found.nbytes - size)
         opened.write({"F32": b"\0\0\xc0\x7f", "BF16": b"\x80\x7f"}.get(kind, b"\0\x7e"))
-    with pytest.raises(BadParams, match=r"matrix q .*no finite number"):
+    with pytest.raises(BadParams, match=r"'blk\.1\.attn_q\.weight' of tiny\.gguf.* no finite"):
         loaded(EdgeEngine, find_model(f"gguf:{file}"), impl="cpu")
 
 
 def test_a_cache_larger_than_the_machine_is_no_memory(decoder):
+    always = Path("/proc/sys/vm/overcommit_memory")
+    if always.exists() and always.read_text().strip() == "1":
+        pytest.skip("this kernel promises any amount of memory")
     with pytest.raises(OutOfMemory):
-        decoder.begin(1, 2_000_000_000)  # nobody has these terabytes
+        decoder.begin(1, 1 << 30)  # most of a terabyte
+    with pytest.raises(BadParams, match="so many tokens"):
+        decoder.begin(1, 2**31 - 1)
 
 
 NO_MEMORY = """
@@ -201,7 +207,7 @@ decoder = CpuDecoder(find_model(sys.argv[1]), "auto", "auto", 2)
 decoder.begin(1, 10)
 for _ in range(2):
     try:
-        decoder.begin(1, 2**31 - 1)
+        decoder.begin(1000, 1 << 30)
         sys.exit("it began")
     except OutOfMemory:
         pass

@@ -86,6 +86,23 @@ def test_log_probabilities_are_no_further_off_than_twice_llama_cpps(sides, place
     assert mine.mean() <= 2 * other.mean() + (EXACT if kind == "F32" else 0)
 
 
+def in_turns(file):
+    """Whether llama.cpp says the same before and after our engine computed in the same thread."""
+    theirs, ours = engines.create("llamacpp"), engines.create("edge")
+    theirs.load(find_model(f"gguf:{file}"), {"threads": 1})
+    ours.load(find_model(f"gguf:{file}"), {"threads": 1, "impl": "cpu"})
+    ids = held_out()[:100]
+    before = theirs.logprobs(ids)
+    ours.logprobs(ids)
+    return bool((theirs.logprobs(ids) == before).all())
+
+
+@pytest.mark.llamacpp
+def test_llama_cpp_goes_on_after_our_tiles(tmp_path):
+    """It sets up the tile registers of a thread once: what we leave there it computes with."""
+    assert alone(in_turns, alone(exported, tmp_path, "Q8_0"))
+
+
 @pytest.mark.ollama
 def test_log_probabilities_are_no_further_off_than_twice_ollamas(tmp_path):
     source = find_model(f"gguf:{export_any('builtin:tiny', tmp_path / 'tiny.gguf', 'Q8_0')}")

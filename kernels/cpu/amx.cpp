@@ -112,6 +112,8 @@ void tiles_edge(const uint16_t* x, long x_stride, const uint16_t* w0, const uint
 
 void many(const Matrix& w, int first, int blocks, const Inputs& x, int tokens, float* y, long ld) {
   static const TileConfig config;
+  TileConfig theirs;  // of other code in this thread, which may count on it
+  asm volatile("sttilecfg %0" : "=m"(theirs));
   asm volatile("ldtilecfg %0" ::"m"(config));
   alignas(64) uint16_t room[2][DEPTH * LANES];
   const int groups = x.cols / STEP;
@@ -129,7 +131,8 @@ void many(const Matrix& w, int first, int blocks, const Inputs& x, int tokens, f
         else tiles_edge(in, x.cols * 2L, w0, w1, end - g, out, ld, g == 0, some, pair ? 32 : 16);
       }
     }
-  asm volatile("tilerelease" ::);
+  if (theirs.palette) asm volatile("ldtilecfg %0" ::"m"(theirs));
+  else asm volatile("tilerelease" ::);
 }
 
 }  // namespace

@@ -179,7 +179,7 @@ void read_in(void* context, int thread) {  // neighbouring units of 64 KiB to ea
   uint64_t sums[8] = {};
   for (int unit; (unit = r.team->take(thread, int(r.words / UNIT))) >= 0;)
     for (size_t i = 0; i < UNIT; i += 8) {
-      __builtin_prefetch(r.data + unit * UNIT + i + AHEAD / 8, 0, 3);
+      __builtin_prefetch(r.data + unit * UNIT + i + AHEAD / 8, 0, 2);
       for (int j = 0; j < 8; ++j) sums[j] += r.data[unit * UNIT + i + j];
     }
   for (uint64_t s : sums) __atomic_fetch_add(&r.seen, s, __ATOMIC_RELAXED);

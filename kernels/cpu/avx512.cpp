@@ -4,7 +4,7 @@
 
 namespace edge {
 const Ops* ops_avx512() {
-  static const Ops ops = {"avx512", product, nullptr, convert, norm, gate, attend, keep_f16};
+  static const Ops ops = {"avx512", product, single, nullptr, convert, norm, gate, attend, keep_f16};
   return &ops;
 }
 }  // namespace edge

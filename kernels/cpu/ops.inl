@@ -17,7 +17,7 @@ namespace {
 inline F read16(const float* p) { return load(p); }
 inline F read16(const uint16_t* p) { return load_f16(p); }
 
-inline void ask_ahead(const void* p) { __builtin_prefetch(static_cast<const char*>(p) + AHEAD, 0, 3); }
+inline void ask_ahead(const void* p) { __builtin_prefetch(static_cast<const char*>(p) + AHEAD, 0, 2); }
 
 // acc[m] += sum over k of w[k] x[m][k], for M inputs `ldx` apart. w: [n][16]. With few inputs there
 // are several sums of each, for an addition takes longer than it takes to start the next.
@@ -124,13 +124,68 @@ void product_of(const Matrix& w, int b, const Inputs& x, int first, float* y, lo
   for (int m = 0; m < M; ++m) store(y + m * ld, acc[m]);
 }
 
+// Sums of one input over groups [g, g + some) of a block, added to acc; g is even.
+template <int KIND>
+inline void groups_of(const uint8_t* block, int g, int some, const Inputs& x, long token, F* acc) {
+  const long at = token * x.cols + long(GROUP) * g;
+  const uint8_t* p = block + long(g) * (FORMS[KIND].group_bytes + FORMS[KIND].scales * LANES * 2);
+  if constexpr (KIND == F32) {
+    plain<1>(reinterpret_cast<const float*>(p), GROUP * some, x.f32 + at, 0, acc);
+  } else if constexpr (KIND == F16) {
+    plain<1>(reinterpret_cast<const uint16_t*>(p), GROUP * some, x.f32 + at, 0, acc);
+  } else if constexpr (KIND == BF16) {
+    pairs<1>(reinterpret_cast<const uint16_t*>(p), GROUP * some, x.bf16 + at, 0, acc);
+  } else {
+    Inputs part = x;
+    part.i8 += at;
+    part.scale += at / GROUP;
+    part.sums += at / 16;
+    whole<KIND, 1>(p, some, part, 0, acc);
+  }
+}
+
+// One input times `blocks` blocks from `first` on. A core reads faster what lies in several places:
+// it goes through STREAMS parts of the blocks side by side.
+template <int KIND>
+void single_kind(const Matrix& w, int first, int blocks, const Inputs& x, int token, float* y) {
+  const int part = (blocks + STREAMS - 1) / STREAMS, groups = x.cols / GROUP;
+  for (int b = 0; b < part; ++b) {
+    F acc[STREAMS];
+    const uint8_t* data[STREAMS];
+    const int streams = (blocks - b - 1) / part + 1;  // the last part may be shorter
+    for (int s = 0; s < STREAMS; ++s) {
+      acc[s] = set(0);
+      data[s] = w.block(first + b + (s < streams ? s * part : 0));
+    }
+    for (int g = 0; g < groups; g += 2)
+      for (int s = 0; s < STREAMS; ++s)
+        if (s < streams) groups_of<KIND>(data[s], g, groups - g < 2 ? 1 : 2, x, token, acc + s);
+    for (int s = 0; s < streams; ++s) store(y + LANES * (b + s * part), acc[s]);
+  }
+}
+
+void single(const Matrix& w, int first, int blocks, const Inputs& x, int token, float* y) {
+  switch (w.kind) {
+    case F32: return single_kind<F32>(w, first, blocks, x, token, y);
+    case F16: return single_kind<F16>(w, first, blocks, x, token, y);
+    case BF16: return single_kind<BF16>(w, first, blocks, x, token, y);
+    case Q8: return single_kind<Q8>(w, first, blocks, x, token, y);
+    case Q4: return single_kind<Q4>(w, first, blocks, x, token, y);
+    case Q4M: return single_kind<Q4M>(w, first, blocks, x, token, y);
+    case Q5: return single_kind<Q5>(w, first, blocks, x, token, y);
+    case Q5M: return single_kind<Q5M>(w, first, blocks, x, token, y);
+    case Q6: return single_kind<Q6>(w, first, blocks, x, token, y);
+    case KINDS: return;
+  }
+}
+
 template <int KIND>
 void product_kind(const Matrix& w, int b, const Inputs& x, int first, int count, float* y, long ld) {
   int m = 0;
   for (; m + 8 <= count; m += 8) product_of<KIND, 8>(w, b, x, first + m, y + m * ld, ld);
   if (count - m >= 4) { product_of<KIND, 4>(w, b, x, first + m, y + m * ld, ld); m += 4; }
   if (count - m >= 2) { product_of<KIND, 2>(w, b, x, first + m, y + m * ld, ld); m += 2; }
-  if (count - m >= 1) product_of<KIND, 1>(w, b, x, first + m, y + m * ld, ld);
+  if (count - m >= 1) single_kind<KIND>(w, b, 1, x, first + m, y + m * ld);
 }
 
 void product(const Matrix& w, int b, const Inputs& x, int first, int count, float* y, long ld) {

@@ -4,7 +4,7 @@
 
 namespace edge {
 const Ops* ops_scalar() {
-  static const Ops ops = {"scalar", product, nullptr, convert, norm, gate, attend, keep_f16};
+  static const Ops ops = {"scalar", product, single, nullptr, convert, norm, gate, attend, keep_f16};
   return &ops;
 }
 }  // namespace edge

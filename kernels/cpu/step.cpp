@@ -42,6 +42,8 @@ int chunk_of(const Matrix& w, int tokens, int threads) {
 void product_blocks(const Ops& ops, const Matrix& w, int first, int end, const Inputs& x, int tokens, float* y, long ld) {
   if (by_many(ops, w.kind, tokens)) {
     ops.many(w, first, end - first, x, tokens, y, ld);
+  } else if (tokens == 1) {
+    ops.single(w, first, end - first, x, 0, y);
   } else {
     for (int t = 0; t < tokens; t += TILE)
       for (int b = first; b < end; ++b)
@@ -115,7 +117,7 @@ void Engine::products(int thread, const Job* jobs, int count) {
   const Inputs& in = inputs(thread);
   int units[3], chunks[3], all = 0;
   for (int j = 0; j < count; ++j) {
-    chunks[j] = chunk_of(*jobs[j].w, n_, team_.size());
+    chunks[j] = chunk_of(*jobs[j].w, n_, team_.active());
     all += units[j] = units_of(*jobs[j].w, chunks[j]);
   }
   for (int unit; (unit = team_.take(thread, all)) >= 0;) {
@@ -255,7 +257,7 @@ void Engine::gather(int thread, unsigned wanted) {
 void Engine::gated(int thread, const Layer& layer) {
   const Matrix &gate = layer.gate, &up = layer.up;
   const Inputs& in = inputs(thread);
-  const int chunk = std::min(BESIDE, std::max(1, chunk_of(gate, n_, team_.size()) / 2));
+  const int chunk = std::min(BESIDE, std::max(1, chunk_of(gate, n_, team_.active()) / 2));
   float* beside = beside_ + size_t(thread) * most_ * BESIDE * LANES;
   for (int unit; (unit = team_.take(thread, units_of(gate, chunk))) >= 0;) {
     const int first = unit * chunk, end = std::min(gate.blocks(), first + chunk);
@@ -282,27 +284,27 @@ void Engine::head(int thread) {
   const Matrix& w = spec_.tied ? embedding_ : head_;
   const Inputs& in = inputs(thread);
   const int v = spec_.vocab_size, stride = every_ ? 1 : per_row_, rows = n_ / per_row_;
-  const int chunk = std::max(1, w.blocks() / (team_.size() * 16));
+  const int chunk = std::max(1, w.blocks() / (team_.active() * 16));
   float* best_at = best_at_.data() + size_t(thread) * rows;
   int32_t* best = best_.data() + size_t(thread) * rows;
+  std::vector<float> y(size_t(chunk) * LANES);
   for (int unit; (unit = team_.take(thread, units_of(w, chunk))) >= 0;)
-    for (int t = stride - 1; t < n_; t += stride)
-      for (int b = unit * chunk; b < std::min(w.blocks(), (unit + 1) * chunk); ++b) {
-        float y[LANES];
-        ops_->product(w, b, in, t, 1, y, LANES);
-        const int lanes = std::min(LANES, v - b * LANES), row = t / per_row_;
-        float* out = logits_ ? logits_ + size_t(t / stride) * v + size_t(b) * LANES : nullptr;
-        for (int i = 0; i < lanes; ++i) {
-          float logit = y[i] * spec_.logit_scale;
-          if (out) out[i] = spec_.logit_cap > 0 ? spec_.logit_cap * std::tanh(logit / spec_.logit_cap) : logit;
-          const int id = b * LANES + i;
-          const bool last = t % per_row_ == per_row_ - 1;
-          if (last && (logit > best_at[row] || (logit == best_at[row] && id < best[row]))) {
-            best_at[row] = logit;
-            best[row] = id;
-          }
+    for (int t = stride - 1; t < n_; t += stride) {
+      const int first = unit * chunk, row = t / per_row_, blocks = std::min(chunk, w.blocks() - first);
+      const int lanes = std::min(blocks * LANES, v - first * LANES);
+      ops_->single(w, first, blocks, in, t, y.data());
+      float* out = logits_ ? logits_ + size_t(t / stride) * v + size_t(first) * LANES : nullptr;
+      const bool last = t % per_row_ == per_row_ - 1;
+      for (int i = 0; i < lanes; ++i) {
+        const float logit = y[i] * spec_.logit_scale;
+        if (out) out[i] = spec_.logit_cap > 0 ? spec_.logit_cap * std::tanh(logit / spec_.logit_cap) : logit;
+        const int id = first * LANES + i;
+        if (last && (logit > best_at[row] || (logit == best_at[row] && id < best[row]))) {
+          best_at[row] = logit;
+          best[row] = id;
         }
       }
+    }
   team_.barrier();
 }
 

@@ -1,5 +1,6 @@
 #include "team.h"
 
+#include <algorithm>
 #include <chrono>
 
 namespace edge {
@@ -8,6 +9,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr auto PATIENCE = std::chrono::microseconds(150);  // more than threads differ on a quiet machine
+constexpr int CROWDED = 4, FIRST_SPELL = 16, LONGEST_SPELL = 256;  // waits of a job; jobs
 constexpr int PAUSES = 32;                                 // between two looks at the clock
 
 inline void pause() {
@@ -34,7 +36,7 @@ template <class Holds> bool soon(Holds holds) {
 
 }  // namespace
 
-Team::Team(int threads) : size_(threads), counters_(new Counter[threads]) {
+Team::Team(int threads) : size_(threads), active_(threads), counters_(new Counter[threads]) {
   for (int t = 1; t < threads; ++t) threads_.emplace_back(&Team::serve, this, t);
 }
 
@@ -53,11 +55,26 @@ void Team::run(void (*job)(void*, int), void* context) {
     std::lock_guard<std::mutex> lock(mutex_);
     job_ = job;
     context_ = context;
+    active_ = fewer_ > 0 ? std::max(1, size_ - 1) : size_;
+    waited_ = 0;
     jobs_.fetch_add(1);
   }
   wake_.notify_all();
   job(context, 0);
   barrier();
+  look_back();
+}
+
+// Whether the next jobs go with a thread fewer.
+void Team::look_back() {
+  if (fewer_ > 0) {
+    --fewer_;
+  } else if (waited_.load() < CROWDED) {
+    spell_ = 0;
+  } else {
+    spell_ = std::min(LONGEST_SPELL, std::max(FIRST_SPELL, 2 * spell_));
+    fewer_ = spell_;
+  }
 }
 
 void Team::serve(int thread) {
@@ -69,6 +86,7 @@ void Team::serve(int thread) {
     }
     seen = jobs_.load(std::memory_order_acquire);
     if (ending_) return;
+    if (thread >= active_) continue;
     job_(context_, thread);
     barrier();
   }
@@ -77,6 +95,7 @@ void Team::serve(int thread) {
 // Spin, then sleep: a core that is left empty takes over the thread that another program keeps waiting.
 void Team::await(int phase) {
   if (soon([&] { return phase_.load(std::memory_order_acquire) != phase; })) return;
+  waited_.fetch_add(1, std::memory_order_relaxed);
   std::unique_lock<std::mutex> lock(mutex_);
   sleeping_.fetch_add(1);
   wake_.wait(lock, [&] { return phase_.load() != phase; });
@@ -85,7 +104,7 @@ void Team::await(int phase) {
 
 void Team::barrier() {
   const int phase = phase_.load(std::memory_order_relaxed);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 < size_) return await(phase);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 < active_) return await(phase);
   for (int t = 0; t < size_; ++t) counters_[t].taken.store(0, std::memory_order_relaxed);
   arrived_.store(0, std::memory_order_relaxed);
   phase_.store(phase + 1);
@@ -95,9 +114,9 @@ void Team::barrier() {
 }
 
 int Team::take(int thread, int units) {
-  for (int i = 0; i < size_; ++i) {
-    const int whose = (thread + i) % size_;
-    const int start = int(long(units) * whose / size_), end = int(long(units) * (whose + 1) / size_);
+  for (int i = 0; i < active_; ++i) {
+    const int whose = (thread + i) % active_;
+    const int start = int(long(units) * whose / active_), end = int(long(units) * (whose + 1) / active_);
     if (counters_[whose].taken.load(std::memory_order_relaxed) >= end - start) continue;
     const int unit = start + counters_[whose].taken.fetch_add(1, std::memory_order_relaxed);
     if (unit < end) return unit;

@@ -15,9 +15,12 @@ class Team {
   ~Team();
   Team(const Team&) = delete;
 
-  int size() const { return size_; }
+  int size() const { return size_; }      // threads there are
+  int active() const { return active_; }  // of them in the present job
 
-  // job(context, thread) in all threads, the caller being thread 0; back when all are done.
+  // job(context, thread) in all threads, the caller being thread 0; back when all are done. While
+  // other programs keep a thread off its core, all wait for it: then some jobs go with one thread
+  // fewer, more each time that a trial with all of them was as bad.
   void run(void (*job)(void*, int), void* context);
 
   // Within a job: wait for all. It spins for a while, then sleeps and leaves the core to others.
@@ -34,7 +37,11 @@ class Team {
   void serve(int thread);
   void await(int phase);
 
+  void look_back();
+
   const int size_;
+  int active_, fewer_ = 0, spell_ = 0;  // jobs that still go with fewer; of the last such spell
+  std::atomic<int> waited_{0};          // waits of the present job that outlasted patience
   std::unique_ptr<Counter[]> counters_;
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<int> phase_{0};

@@ -204,10 +204,15 @@ def environment(extra: dict[str, Any] | None = None) -> dict[str, Any]:
 def default_threads() -> int:
     """min(8, physical cores), and no more than this process may use."""
     cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
+    return max(1, min(8, cores, usable_cpus()))
+
+
+def usable_cpus() -> int:
+    """Logical CPUs that this process may use at a time."""
+    here = psutil.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else here
     share = cgroup_cpus()
-    limit = allowed if share is None else min(allowed, int(share))
-    return max(1, min(8, cores, limit))
+    return max(1, allowed if share is None else min(allowed, int(share)))
 
 
 def load_average() -> float | None:

@@ -16,6 +16,7 @@ from typing import Any
 from llmbench import store
 from llmbench.errors import LlmbenchError
 from llmbench.hardware import Machine, Roofs, default_threads, fingerprint, machine
+from llmbench.impls import impl_of
 from llmbench.kept_roofs import kept
 from llmbench.models import shapes
 from llmbench.models.predict import Prediction, predict, spec_of
@@ -239,12 +240,16 @@ def _predicted(point: Point, limit: int, roofs: Roofs | None) -> tuple[Predictio
 
 def _held(point: Point) -> str | None:
     """In what an engine holds the weights: a file's own type, where it takes no `dtype`."""
-    asked = point.engine_options
-    if point.engine in ("llamacpp", "ollama"):
-        if point.model.startswith(("gguf:", "ollama:")):
-            return None
-        return HELD.get(_weights(point))
-    return asked.get("dtype", "float32")
+    asked = point.engine_options | {"device": point.device}
+    ours = point.engine == "edge" and impl_of(asked) == "cpu"
+    if not ours and point.engine not in ("llamacpp", "ollama"):
+        return asked.get("dtype") or "float32"
+    if point.model.startswith(("gguf:", "ollama:")):
+        return None
+    if ours and not _weights(point):  # as the folder stores them
+        config = peek_model(point.model).config
+        return config.get("dtype") or config.get("torch_dtype")
+    return HELD.get(_weights(point))
 
 
 def _weights(point: Point) -> str | None:

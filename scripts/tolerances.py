@@ -30,6 +30,7 @@ LENGTHS = (32, 512, 1800)  # tokens of the longest prefix
 SIDES = (
     ("edge", {"dtype": "bfloat16"}),
     ("edge", {"dtype": "float16"}),
+    ("edge", {"impl": "cpu"}),
     ("llamacpp", {"kv_type": "f32", "flash_attn": "off"}),
     ("llamacpp", {}),
     ("ollama", {}),
@@ -67,7 +68,7 @@ def rows_of(model: str, kind: str, folder: Path) -> list[dict]:
     text = audit_prefixes(find_model(model).tokenizer)
     long = text[-1] * (max(LENGTHS) // len(text[-1]) + 1)
     prefixes = [*text, *(long[:n] for n in LENGTHS if n > len(text[-1]))]
-    reference = alone("edge", file, {}, prefixes)
+    reference = alone("edge", file, {"impl": "reference"}, prefixes)
     made = []
     for engine, options in SIDES:
         other = alone(engine, file, options, prefixes)

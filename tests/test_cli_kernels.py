@@ -99,13 +99,13 @@ def test_bench_shows_what_the_document_holds():
     assert set(told["splits"][0]["parts"][0]) == {
         "part", "seconds", "weight_bytes", "flops", "share", "bytes_per_s", "flops_per_s",
     }  # fmt: skip
-    note, said = kernels("bench", "builtin:tiny", *FEW, "--weights", "Q8_0", "--weights", "Q6_K")
+    note, said = kernels("bench", "builtin:tiny", *FEW, "--weights", "Q8_0", "--weights", "Q5_0")
     titles = [line for line in said.splitlines() if ": " in line or line.startswith("operations")]
     assert [title.partition(":")[0].split(",")[0] for title in titles] == [
         "operations", "operations", "matmul roofs", "decode", "prefill"]  # fmt: skip
     assert "2 steps after 3 tokens, Q8_0, isa scalar, KV f16" in said
     assert sum(line.startswith("gate_up") for line in said.splitlines()) == 2 * 2 + 2
-    assert "not decoded, for no file can be exported in it: Q6_K" in note
+    assert "not decoded, for no file can be exported in it: Q5_0" in note
 
 
 @pytest.mark.parametrize(

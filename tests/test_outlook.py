@@ -79,8 +79,9 @@ def test_kept_roofs_serve_where_no_run_knows_any(params, tmp_path):
 @pytest.mark.parametrize(
     ("engine", "options", "itemsize"),
     [("ollama", "{weights: BF16}", 2), ("llamacpp", "{weights: F16}", 2), ("ollama", "{}", 4),
-     ("edge", "{weights: BF16}", 4), ("edge", "{weights: Q8_0, dtype: float16}", 2),
-     ("llamacpp", "{weights: Q8_0}", None)],
+     ("edge", "{weights: BF16}", 2), ("edge", "{}", 2), ("edge", "{weights: Q8_0}", None),
+     ("edge", "{weights: BF16, impl: reference}", 4),
+     ("edge", "{weights: Q8_0, dtype: float16}", 2), ("llamacpp", "{weights: Q8_0}", None)],
 )  # fmt: skip
 def test_weights_are_foretold_as_the_engine_holds_them(params, tmp_path, engine, options, itemsize):
     asked = [f"scaling.engines=[{engine}]", f"scaling.engine_options={{{engine}: {options}}}"]

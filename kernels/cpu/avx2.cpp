@@ -1,6 +1,6 @@
 // AVX2, FMA and F16C: x86 since 2013.
 #include "simd_avx2.h"
-#include "ops.inl"
+#include "attention.inl"
 
 namespace edge {
 const Ops* ops_avx2() {

@@ -1,6 +1,6 @@
 // AVX-512 with VNNI and BF16: x86 servers since 2020, Zen 4 and later.
 #include "simd_avx512.h"
-#include "ops.inl"
+#include "attention.inl"
 
 namespace edge {
 const Ops* ops_avx512() {

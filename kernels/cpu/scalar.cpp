@@ -1,6 +1,6 @@
 // Portable C++: the readable reference, and what any other CPU runs.
 #include "simd_scalar.h"
-#include "ops.inl"
+#include "attention.inl"
 
 namespace edge {
 const Ops* ops_scalar() {

@@ -81,7 +81,15 @@ class Engine {
   void pass_tokens(const int32_t* ids, int per_row, int row, int rows);
 
   void pass(int thread);
-  template <class Each> void for_tokens(int thread, Each each);
+  // `each(token)` for all tokens in every thread, or for each token in one of them.
+  template <class Each> void for_tokens(int thread, Each each) {
+    if (alone_) {
+      for (int t = 0; t < n_; ++t) each(t);
+      return;
+    }
+    for (int t; (t = team_.take(thread, n_)) >= 0;) each(t);
+    team_.barrier();
+  }
   void embed(int thread);
   void settle(int thread, const float* made, long ld, const float* after, const float* gain, unsigned wanted);
   void to_inputs(Inputs& in, int token, int cols, unsigned wanted);

@@ -7,6 +7,8 @@ from typing import Any
 
 from llmbench.engines.base import Engine
 from llmbench.errors import BadParams, Missing
+from llmbench.impls import impl_of
+from llmbench.kernels.build import cpu_library
 from llmbench.params import ENGINES, one_of
 
 MODULES = {  # what an engine imports, and what brings it
@@ -25,14 +27,9 @@ def check_installed(name: str, options: Mapping[str, Any]) -> None:
     That is its packages, a server, or a compiler.
     """
     modules, remedy = MODULES[name]
-    if name == "edge":
-        from llmbench.engines.edge import impl_of
-
-        if impl_of(options) == "cpu":
-            from llmbench.kernels.build import cpu_library
-
-            cpu_library()
-            modules = ()
+    if name == "edge" and impl_of(options) == "cpu":
+        cpu_library()
+        modules = ()
     if lost := [module for module in modules if find_spec(module) is None]:
         raise Missing(f"engine {name} is not installed here: no {', '.join(lost)}",
                       kept="nothing was started", how=remedy)  # fmt: skip

@@ -7,7 +7,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from llmbench.engines.base import PREFILL_DONE
-from llmbench.errors import BadParams, Refused, Unsupported
+from llmbench.errors import BadParams, Refused
+from llmbench.impls import OPTIONS_OF, impl_of
 from llmbench.models.checksum import sha256_of
 from llmbench.models.gguf_cache import ExportType, as_gguf
 from llmbench.models.source import ModelSource
@@ -31,7 +32,6 @@ class EdgeOptions(Noun):
 
 
 REFERENCE_NEEDS = ("torch", "safetensors")
-OF_IMPL = {"reference": ("dtype", "attention_impl"), "cpu": ("kv_type", "isa")}
 
 
 class Decoder(Protocol):
@@ -129,21 +129,9 @@ class EdgeEngine:
         return np.array(prompt_ids, np.int32)
 
 
-def impl_of(options: Mapping[str, Any]) -> str:
-    """Which impl serves `options` and `device`. Raises: Unsupported for one that is not for it."""
-    asked, device = options.get("impl", "auto"), options.get("device", "cpu")
-    if asked == "cpu" and device != "cpu":
-        raise Unsupported(f"engine edge: impl cpu does not run on the device {device}",
-                          how="device: cpu, or impl: reference")  # fmt: skip
-    if asked != "auto":
-        return asked
-    wanted = [impl for impl, own in OF_IMPL.items() if any(options.get(name) for name in own)]
-    return wanted[0] if wanted else "cpu" if device == "cpu" else "reference"
-
-
 def _check_options(options: EdgeOptions, impl: str) -> None:
     """Raises: BadParams when an option is set that is another impl's."""
-    for other, own in OF_IMPL.items():
+    for other, own in OPTIONS_OF.items():
         for name in own:
             if other != impl and getattr(options, name) is not None:
                 raise BadParams(f"engine edge: {name} is an option of impl {other}, not of {impl}",

@@ -1,5 +1,6 @@
 """`impl: cpu` of edge: a decoder in C++ of our own (`kernels/cpu`), driven by a model's numbers."""
 
+import warnings
 from collections.abc import Mapping
 from ctypes import byref, c_double
 from itertools import chain
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from llmbench.errors import Unsupported
+from llmbench.hardware import usable_cpus
 from llmbench.kernels import cpu
 from llmbench.kernels.build import cpu_build
 from llmbench.models.cost import kv_bytes_per_token
@@ -28,6 +30,9 @@ class CpuDecoder:
 
     def __init__(self, model: ModelSource, isa: str, kv_type: str, threads: int) -> None:
         """Raises: Unsupported, Missing, BadParams, OutOfMemory."""
+        if threads > (cpus := usable_cpus()):
+            warnings.warn(f"engine edge, impl cpu: {threads} threads on {cpus} CPUs wait for each "
+                          f"other; threads: {cpus} is faster", stacklevel=2)  # fmt: skip
         config = model.config
         self.spec, self.traits = traits_of(config)
         self.rope = rope_of(config, self.spec.head_dim)  # before any weight: it may refuse

@@ -18,6 +18,9 @@ FEATURES = {"avx2": "AVX2", "avx_vnni": "AVX_VNNI", "avx512f": "AVX512",
 COVERED = {"avx_vnni": "avx512_vnni"}  # the same instruction, narrower: not asked beside the other
 START = ": let llmbench start the server (unset OLLAMA_HOST), so that its log can be read"
 BUILT_WITH = re.compile(r"(\w+)\s*=\s*([01])")  # as ggml lists its features
+OURS = re.compile(r"isa (\w+)")  # as edge says which of its units serves
+WIDE = {"AVX2", "AVX512", "AVX512_VNNI", "AVX512_BF16"}
+UNITS = {"scalar": set(), "avx2": {"AVX2"}, "avx512": WIDE, "amx": WIDE}  # what each computes with
 
 
 def same(sides: Sides, column: str, name: str) -> Check:
@@ -184,6 +187,8 @@ def _build(side: pd.DataFrame) -> str:
 def _lacking(build: str, isa: tuple[str, ...]) -> set[str]:
     """What of the processor's features the build does not have, by ggml's names."""
     have = {word for word, on in BUILT_WITH.findall(build) if on == "1"}
+    if ours := OURS.match(build):
+        have = UNITS.get(ours[1], set())
     asked = {name for name in FEATURES if name in isa and COVERED.get(name) not in isa}
     return {FEATURES[name] for name in asked} - have
 

@@ -56,7 +56,10 @@ def written(folder, heads, kv, size, width, ff, layers, tied, biases=False, qwen
 
 
 def loaded(kind, source, **options):
+    """The engine with `source` in it; of edge the reference."""
     engine = kind()
+    if kind is EdgeEngine:
+        options = {"impl": "reference"} | options
     engine.served = engine.load(source, {"threads": 1} | options)
     return engine
 
@@ -74,8 +77,9 @@ def batch_logprobs(engine, rows):
         if engine.name == "transformers":
             logits = engine.model(ids).logits
         else:
-            cache = KVCache(engine.model.spec, len(rows), ids.shape[1], engine.model.embedding)
-            logits = engine.model.forward(ids, cache, last_only=False)
+            model = engine.decoder.model
+            cache = KVCache(model.spec, len(rows), ids.shape[1], model.embedding)
+            logits = model.forward(ids, cache, last_only=False)
     return logits.float().log_softmax(-1).numpy()
 
 
@@ -84,7 +88,7 @@ def assert_same(source, theirs="sdpa", **options):
     ours = loaded(EdgeEngine, source, **options)
     theirs = loaded(TransformersEngine, source, attention_impl=theirs)
     rng = np.random.default_rng(3)
-    size = ours.model.spec.vocab_size
+    size = ours.decoder.spec.vocab_size
     prompts = rng.integers(0, size, (4, 37)).tolist()
     for row in prompts[:2]:
         assert np.abs(ours.logprobs(row) - theirs.logprobs(row)).max() < CLOSE

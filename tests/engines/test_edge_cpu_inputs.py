@@ -128,9 +128,10 @@ def test_a_number_of_threads_that_cannot_be_is_refused(threads, source):
         CpuDecoder(source, "auto", "auto", threads)
 
 
-def test_more_threads_than_cores_serve(source):
+def test_more_threads_than_cores_serve_and_a_warning_says_what_is_faster(source):
     many = (os.cpu_count() or 1) * 4 + 1
-    engine = loaded(EdgeEngine, source, impl="cpu", threads=many)
+    with pytest.warns(UserWarning, match=f"{many} threads on .* threads: "):
+        engine = loaded(EdgeEngine, source, impl="cpu", threads=many)
     assert engine.served.threads == many
     expected = loaded(EdgeEngine, source, impl="cpu", threads=1)
     assert greedy(engine, [IDS], 20) == greedy(expected, [IDS], 20)

@@ -127,7 +127,7 @@ def test_k_quants_are_read_block_by_block(kind, tmp_path):
     file = write_gguf(tmp_path / "tiny.gguf", folder, tensors={name: (blocks, kind)})
     engine = loaded(EdgeEngine, find_model(f"gguf:{file}"))
     expected = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType[kind])
-    assert (engine.model.layers[1].up[0].numpy() == expected).all()
+    assert (engine.decoder.model.layers[1].up[0].numpy() == expected).all()
     assert np.isfinite(engine.logprobs(IDS)).all()
 
 
@@ -153,16 +153,18 @@ def test_large_numbers_are_numbers(tmp_path):
     values = np.full(renamed(find_model("builtin:tiny").config, folder)[name].shape, 3e38)
     file = write_gguf(tmp_path / "t.gguf", folder, tensors={name: (values.astype("<f4"), "F32")})
     engine = loaded(EdgeEngine, find_model(f"gguf:{file}"))
-    assert (engine.model.layers[1].up[0] > 2e38).all()
+    assert (engine.decoder.model.layers[1].up[0] > 2e38).all()
 
 
 @pytest.mark.parametrize("part", [1, 700, 256 * 1000])  # a row at a time, two rows, no whole rest
 def test_tensors_come_whole_in_parts(part, tmp_path, monkeypatch):
     folder = find_model("builtin:tiny").folder
     source = find_model(f"gguf:{write_gguf(tmp_path / 'tiny.gguf', folder, 'Q8_0')}")
-    whole = loaded(EdgeEngine, source).model.tensors()
+    whole = loaded(EdgeEngine, source).decoder.model.tensors()
     monkeypatch.setattr(gguf_weights, "PART", part)
-    for tensor, expected in zip(loaded(EdgeEngine, source).model.tensors(), whole, strict=True):
+    for tensor, expected in zip(
+        loaded(EdgeEngine, source).decoder.model.tensors(), whole, strict=True
+    ):
         assert tensor.equal(expected)
 
 

@@ -90,7 +90,7 @@ def test_an_attention_that_transformers_has_not_for_a_family_is_named(tmp_path):
 def test_longrope_changes_its_factors_while_a_text_grows(tmp_path):
     source = written(tmp_path / "model", *SHAPES["phi3, longrope"])
     ours, theirs = (loaded(kind, source) for kind in (EdgeEngine, TransformersEngine))
-    assert ours.model.rope.trained == 32
+    assert ours.decoder.model.rope.trained == 32
     rows = [list(range(first, first + 26)) for first in (5, 60, 150)]
     assert greedy(ours, rows, 14) == greedy(theirs, rows, 14)
     assert np.abs(ours.logprobs(rows[0]) - theirs.logprobs(rows[0])).max() < CLOSE

@@ -64,8 +64,8 @@ def test_edge_serves_it_as_transformers_does(small):
     from llmbench.engines.transformers import TransformersEngine
 
     tables = []
-    for engine in (EdgeEngine(), TransformersEngine()):
-        engine.load(find_model(str(small)), {"threads": 1})
+    for engine, impl in ((EdgeEngine(), {"impl": "reference"}), (TransformersEngine(), {})):
+        engine.load(find_model(str(small)), {"threads": 1} | impl)
         tables.append(engine.logprobs([5, 90, 1000, 77]))
     assert np.abs(tables[0] - tables[1]).max() < 1e-4
 
@@ -165,10 +165,10 @@ def test_ids_that_are_no_visible_text_are_never_chosen(small):
     assert 0 not in visible and max(visible) < 4096
     assert tokenizer.vocab_size == SMALL.vocab_size
     engine = EdgeEngine()
-    engine.load(find_model(str(small)), {"threads": 1})
+    engine.load(find_model(str(small)), {"threads": 1, "impl": "reference"})
     found = [step[0] for step in engine.stream([tokenizer.encode("Hello world")], 40) if step]
     assert set(found) <= visible
-    head = engine.model.head.float()
+    head = engine.decoder.model.head.float()
     assert not head[4096:].any() and not head[0].any() and head[sorted(visible)].any(1).all()
 
 

@@ -1,0 +1,84 @@
+// Which instruction sets this CPU and this build have. NEON will be one more unit and one more line.
+#include <cstring>
+
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+#include "door.h"
+
+namespace edge {
+
+#if !defined(__x86_64__)
+const Ops* ops_avx2() { return nullptr; }
+const Ops* ops_avx512() { return nullptr; }
+const Ops* ops_amx() { return nullptr; }
+#endif
+
+namespace {
+
+// AMX in the CPU, and the kernel's leave to use its registers. Source: Linux, Documentation/arch/x86/xstate.rst
+bool has_tiles() {
+#if defined(__x86_64__) && defined(__linux__)
+  unsigned a, b, c, d;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> 24 & 1) || !(d >> 22 & 1)) return false;
+  constexpr int ASK = 0x1023, TILE_DATA = 18;
+  static const bool allowed = syscall(SYS_arch_prctl, ASK, TILE_DATA) == 0;
+  return allowed;
+#else
+  return false;
+#endif
+}
+
+bool has(const char* isa) {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (!std::strcmp(isa, "avx2"))
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  if (!std::strcmp(isa, "amx")) return has("avx512") && has_tiles();
+  if (!std::strcmp(isa, "avx512"))
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
+#endif
+  return !std::strcmp(isa, "scalar");
+}
+
+const Ops* const* all_ops() {
+  static const Ops* const all[] = {ops_amx(), ops_avx512(), ops_avx2(), ops_scalar()};
+  return all;
+}
+
+}  // namespace
+
+thread_local std::string last_error;
+
+const Ops* ops_for(const std::string& isa) {
+  for (int i = 0; i < 4; ++i) {
+    const Ops* ops = all_ops()[i];
+    if (ops && has(ops->name) && (isa == "auto" || isa == ops->name)) return ops;
+  }
+  throw NoIsa("instruction set " + isa + " is not one that this CPU and this build have: " + lb_isas());
+}
+
+}  // namespace edge
+
+using namespace edge;
+
+extern "C" {
+
+const char* lb_error(void) { return last_error.c_str(); }
+
+const char* lb_isas(void) {
+  static const std::string names = [] {
+    std::string all;
+    for (int i = 0; i < 4; ++i)
+      if (all_ops()[i] && has(all_ops()[i]->name)) all += (all.empty() ? "" : " ") + std::string(all_ops()[i]->name);
+    return all;
+  }();
+  return names.c_str();
+}
+
+}  // extern "C"

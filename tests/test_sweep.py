@@ -355,7 +355,8 @@ def test_memory_is_probed_before_the_targets_turns_and_what_loading_takes_is_kep
             threads=1)  # fmt: skip
     frame = read(outputs / "r")
     probed = frame.groupby("engine")["read_bytes_per_s"].count()
-    assert dict(probed) == {"edge": 2, "fake": 0}
+    turns = (frame["engine"] == "edge").sum()  # two, or more where one was disturbed
+    assert dict(probed) == {"edge": turns, "fake": 0} and turns >= 2
     held = frame.groupby(["engine", "twin"])["held_bytes"].first()
     weights = frame.loc[frame["engine"] == "edge", "weight_bytes"].iloc[0]
     assert held["edge", False] > held["fake", False] + weights and held["fake", True] > 0
@@ -380,7 +381,8 @@ def test_a_file_that_cannot_be_made_is_told_by_each_repeat(outputs, tmp_path, mo
     monkeypatch.setenv("LLMBENCH_CACHE", str(tmp_path / "cache"))
     done = measure("ollama_comparison", outputs=outputs, run_id="r", target="edge",
                    baselines=["fake"], weights=["Q8_0"], prompts=["hello"], output_tokens=2,
-                   process_runs=1, blocks=1, warmups=0, threads=1)  # fmt: skip
+                   process_runs=1, blocks=1, warmups=0, threads=1,
+                   engine_options={"edge": {"impl": "reference"}})  # fmt: skip
     assert done.statuses == {"ok": 2, "failed": 1}  # the planted law reads no file
     [lost] = [row for row in rows(outputs) if row["status"] == "failed"]
     assert "cannot be made" in lost["reason"]

@@ -82,6 +82,8 @@ def test_ctrl_c_says_that_nothing_is_kept(more):
         "llmbench",
         "generate",
         "builtin:tiny",
+        "--impl",
+        "reference",  # slow enough to be interrupted
         "--tokens",
         "2000",
         *more,
@@ -270,7 +272,8 @@ def test_options_and_window_of_an_engine_reach_it(tmp_path, engine, option):
         (["--window", "100"], "engine edge sets no window aside"),
         (
             ["--set", "atention_impl=x"],
-            "did you mean 'attention_impl'? known: impl, dtype, weights, attention_impl",
+            "did you mean 'attention_impl'? known: impl, weights, dtype, attention_impl, "
+            "kv_type, isa",
         ),
         (["--set", "device=cuda"], "device is no setting; known: impl"),
         (["--set", "impl"], "expected NAME=VALUE"),

@@ -34,7 +34,10 @@ void add_bias(const Matrix& w, int b, int count, float* y, long ld) {
 }  // namespace
 
 int chunk_of(const Matrix& w, int tokens, int threads) {
-  if (tokens <= FEW) return std::max(1, w.blocks() / (threads * 8));
+  if (tokens <= FEW) {
+    const int near = int(std::max<size_t>(1, IN_CACHE / w.block_bytes()));
+    return std::max(1, std::min(near, w.blocks() / (threads * 8)));
+  }
   const int near = int(std::max<size_t>(2, IN_CACHE / w.block_bytes())) / 2 * 2;  // even: blocks go in pairs
   return std::min(near, std::max(2, w.blocks() / (threads * 4) / 2 * 2));
 }
@@ -150,7 +153,7 @@ void Engine::head(int thread) {
   const Matrix& w = spec_.tied ? embedding_ : head_;
   const Inputs& in = inputs(thread);
   const int v = spec_.vocab_size, stride = every_ ? 1 : per_row_, rows = n_ / per_row_;
-  const int chunk = std::max(1, w.blocks() / (team_.active() * 16));
+  const int chunk = chunk_of(w, 1, team_.active());
   float* best_at = best_at_.data() + size_t(thread) * rows;
   int32_t* best = best_.data() + size_t(thread) * rows;
   std::vector<float> y(size_t(chunk) * LANES);

@@ -9,7 +9,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr auto PATIENCE = std::chrono::microseconds(150);  // more than threads differ on a quiet machine
-constexpr int CROWDED = 4, FIRST_SPELL = 16, LONGEST_SPELL = 256;  // waits of a job; jobs
+constexpr int CROWDED = 4;                           // waits of a job that outlasted patience
+constexpr int IN_A_ROW = 4, FIRST_SPELL = 16, LONGEST_SPELL = 256;  // jobs
 constexpr int PAUSES = 32;                                 // between two looks at the clock
 
 inline void pause() {
@@ -70,10 +71,11 @@ void Team::look_back() {
   if (fewer_ > 0) {
     --fewer_;
   } else if (waited_.load() < CROWDED) {
-    spell_ = 0;
-  } else {
+    spell_ = crowded_ = 0;
+  } else if (spell_ > 0 || ++crowded_ >= IN_A_ROW) {  // a passing hiccup is not worth a spell
     spell_ = std::min(LONGEST_SPELL, std::max(FIRST_SPELL, 2 * spell_));
     fewer_ = spell_;
+    crowded_ = 0;
   }
 }
 

@@ -19,8 +19,8 @@ class Team {
   int active() const { return active_; }  // of them in the present job
 
   // job(context, thread) in all threads, the caller being thread 0; back when all are done. While
-  // other programs keep a thread off its core, all wait for it: then some jobs go with one thread
-  // fewer, more each time that a trial with all of them was as bad.
+  // other programs keep a thread off its core, all wait for it: after several such jobs in a row some
+  // go with one thread fewer, more each time that a trial with all of them was as bad.
   void run(void (*job)(void*, int), void* context);
 
   // Within a job: wait for all. It spins for a while, then sleeps and leaves the core to others.
@@ -40,7 +40,7 @@ class Team {
   void look_back();
 
   const int size_;
-  int active_, fewer_ = 0, spell_ = 0;  // jobs that still go with fewer; of the last such spell
+  int active_, fewer_ = 0, spell_ = 0, crowded_ = 0;  // jobs: that still go with fewer, of the last spell, crowded
   std::atomic<int> waited_{0};          // waits of the present job that outlasted patience
   std::unique_ptr<Counter[]> counters_;
   alignas(64) std::atomic<int> arrived_{0};

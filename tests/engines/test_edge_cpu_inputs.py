@@ -108,12 +108,13 @@ def test_its_own_options_are_refused_by_the_reference(options, source):
 
 def test_own_options_choose_it_and_it_is_told(source):
     for isa in cpu.isas():
-        engine = loaded(EdgeEngine, source, isa=isa)
+        engine = loaded(EdgeEngine, source, impl="auto", isa=isa)
         assert engine.served.impl == "cpu" and f"isa {isa} |" in engine.served.build
         assert engine.served.kv_format == "float32"  # as the weights
-    assert loaded(EdgeEngine, source, kv_type="f16").served.kv_format == "float16"
-    assert loaded(EdgeEngine, source).served.impl == "cpu"
-    assert f"isa {cpu.isas()[0]} |" in loaded(EdgeEngine, source).served.build
+    narrow = loaded(EdgeEngine, source, impl="auto", kv_type="f16")
+    assert narrow.served.kv_format == "float16"
+    plain = loaded(EdgeEngine, source, impl="auto").served
+    assert plain.impl == "cpu" and f"isa {cpu.isas()[0]} |" in plain.build
 
 
 def test_an_instruction_set_that_is_not_here_is_refused_with_those_that_are(source):

@@ -14,4 +14,4 @@ def test_its_lack_is_told_with_the_command(tmp_path, monkeypatch):
     with pytest.raises(Missing, match=r"llmbench\[gguf\]"):
         export("builtin:tiny", tmp_path / "m.gguf", "F16")
     with pytest.raises(Missing, match=r"llmbench\[gguf\]"):
-        llmbench.load(f"gguf:{made}", "edge")
+        llmbench.load(f"gguf:{made}", "edge", impl="reference")

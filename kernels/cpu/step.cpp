@@ -18,8 +18,6 @@ namespace {
 
 constexpr size_t IN_CACHE = size_t(256) << 10;  // bytes of weights that stay near while tokens pass by
 
-
-
 double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }

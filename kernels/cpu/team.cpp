@@ -9,9 +9,9 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr auto PATIENCE = std::chrono::microseconds(150);  // more than threads differ on a quiet machine
-constexpr int CROWDED = 4;                           // waits of a job that outlasted patience
+constexpr int CROWDED = 4;   // waits of a job that outlasted patience
+constexpr int PAUSES = 32;   // between two looks at the clock
 constexpr int IN_A_ROW = 4, FIRST_SPELL = 16, LONGEST_SPELL = 256;  // jobs
-constexpr int PAUSES = 32;                                 // between two looks at the clock
 
 inline void pause() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -86,9 +86,14 @@ void Team::serve(int thread) {
       std::unique_lock<std::mutex> lock(mutex_);
       wake_.wait(lock, [&] { return jobs_.load() != seen; });
     }
-    seen = jobs_.load(std::memory_order_acquire);
+    bool wanted;
+    {  // both at once: the job of the one must not be joined with the threads of the next
+      std::lock_guard<std::mutex> lock(mutex_);
+      seen = jobs_.load();
+      wanted = thread < active_;
+    }
     if (ending_) return;
-    if (thread >= active_) continue;
+    if (!wanted) continue;
     job_(context_, thread);
     barrier();
   }

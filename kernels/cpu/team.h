@@ -36,12 +36,12 @@ class Team {
 
   void serve(int thread);
   void await(int phase);
-
   void look_back();
 
   const int size_;
-  int active_, fewer_ = 0, spell_ = 0, crowded_ = 0;  // jobs: that still go with fewer, of the last spell, crowded
-  std::atomic<int> waited_{0};          // waits of the present job that outlasted patience
+  int active_;                                   // changed under the mutex, between jobs
+  int fewer_ = 0, spell_ = 0, crowded_ = 0;      // jobs: still to go with fewer, of the last spell, crowded in a row
+  std::atomic<int> waited_{0};                   // waits of the present job that outlasted patience
   std::unique_ptr<Counter[]> counters_;
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<int> phase_{0};

@@ -9,6 +9,7 @@ import numpy as np
 from llmbench.engines.base import PREFILL_DONE
 from llmbench.errors import BadParams, Refused
 from llmbench.impls import OPTIONS_OF, impl_of
+from llmbench.kernels.build import cpu_build
 from llmbench.models.checksum import sha256_of
 from llmbench.models.gguf_cache import ExportType, as_gguf
 from llmbench.models.source import ModelSource
@@ -66,12 +67,14 @@ class EdgeEngine:
         _check_options(self.options, impl)
         model = as_gguf(model, self.options.weights)
         self.files = model.weight_files
+        build = cpu_build() if impl == "cpu" else None  # the first time it takes seconds
         started = time.perf_counter()
         self.decoder = _decoder(impl, self.options, model, device, threads)
         load_s = time.perf_counter() - started
         file_sha256 = sha256_of(model.file) if model.file else None
-        return Served(engine=self.name, impl=impl, load_s=load_s, file_sha256=file_sha256,
-                      **self.decoder.served())  # fmt: skip
+        compile_s = build.seconds if build and not build.cached else None
+        return Served(engine=self.name, impl=impl, load_s=load_s, compile_s=compile_s,
+                      file_sha256=file_sha256, **self.decoder.served())  # fmt: skip
 
     def stream(
         self, prompt_ids: Sequence[Sequence[int]], output_tokens: int

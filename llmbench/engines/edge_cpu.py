@@ -144,6 +144,7 @@ def matrices_of(spec: Spec, traits: Traits, weights: StoredWeights) -> Matrices:
     found: Matrices = {}
 
     def take(slots: str, outs: tuple[int, ...], names: str, fused: str, layer: int) -> None:
+        """Into `slots`: tensors of their own, or parts of the one that a family fuses them in."""
         before = f"model.layers.{layer}."
         if traits.fused:
             whole, first = weights.take(f"{before}{fused}.weight", sum(outs), c), 0

@@ -53,7 +53,7 @@ def _headline(split: Split) -> str:
 
 
 def _part_rows(split: Split) -> Iterator[dict[str, str]]:
-    """A line a part, in µs a token; with the rate of those that multiply by weights."""
+    """A line a part, in µs a token; with the rate of those that multiply by weights, keys or values."""
     scale = 1e6 / split.tokens
     for part in split.parts:
         yield {"part": part.part, "µs a token": significant(median(part.seconds) * scale),
@@ -67,7 +67,7 @@ def _rates(split: Split, part: Part) -> dict[str, str]:
     if split.phase != "decode":
         return told
     read = split.bytes_per_s(part)
-    return {"weights read": nbytes(part.weight_bytes) if part.weight_bytes else "—",
+    return {"reads": nbytes(part.read_bytes) if part.read_bytes else "—",
             "GB/s": significant(read / GIGA) if read else "—"}  # fmt: skip
 
 

@@ -84,7 +84,7 @@ class CpuDecoder:
             "attention_impl": "tiled", "weight_format": self.weight_format,
             "weight_bytes": self.weight_bytes,
             "kv_format": {"f16": "float16", "f32": "float32"}[self.kv_type],
-            "kv_bytes_per_token": kv_bytes_per_token(self.spec, 2 if self.kv_type == "f16" else 4),
+            "kv_bytes_per_token": kv_bytes_per_token(self.spec, cpu.KV_BYTES[self.kv_type]),
             "threads": self.threads, "device": "cpu",
             "build": f"isa {self.isa} | {cpu_build().version}",
         }  # fmt: skip

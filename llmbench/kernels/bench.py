@@ -14,9 +14,10 @@ import numpy as np
 from llmbench.engines.edge_cpu import CpuDecoder, matrices_of
 from llmbench.hardware import Roofs, fingerprint, machine
 from llmbench.kept_roofs import keep, kept
-from llmbench.kernels.cpu import PARTS, packed_bytes
+from llmbench.kernels.cpu import KV_BYTES, PARTS, packed_bytes
 from llmbench.kernels.made_up import check_kind, isas_of
 from llmbench.kernels.speed import TASKS, Speed, Tell, speeds
+from llmbench.models.cost import attention_flops, kv_read_bytes
 from llmbench.models.families import traits_of
 from llmbench.models.gguf_cache import ExportType, as_gguf
 from llmbench.models.source import ModelSource
@@ -25,17 +26,21 @@ from llmbench.progress import Progress
 
 EXPORTED = get_args(ExportType)  # what a folder can be decoded in
 PART_OF = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "gate_up", "up": "gate_up"}
+ATTEND = "attend"
 OUTSIDE = "outside"  # of the library's parts: waking its threads, and Python
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part of all the tokens of a phase; `seconds` holds a reading a round."""
+    """One part of all the tokens of a phase; `seconds` holds a reading a round.
+
+    Of attention all keys count that the cache holds, those too that a sliding window hides.
+    """
 
     part: str
     seconds: tuple[float, ...]
-    weight_bytes: int  # that it reads in one pass; 0: it reads no weights
-    flops: int  # of its matrix products
+    read_bytes: int  # of weights, or of keys and values, in one step of decoding; 0: of neither
+    flops: int  # of its products, in the whole phase
 
 
 @dataclass(frozen=True)
@@ -62,13 +67,13 @@ class Split:
         return median(own / all_ for own, all_ in zip(part.seconds, self.seconds, strict=True))
 
     def bytes_per_s(self, part: Part) -> float | None:
-        """Of a part of decoding that reads weights: those bytes in each step, a second."""
-        if self.phase != "decode" or not part.weight_bytes or not min(part.seconds):
+        """Of a part of decoding that reads weights or the cache: those bytes a second."""
+        if self.phase != "decode" or not part.read_bytes or not min(part.seconds):
             return None
-        return part.weight_bytes * self.tokens / median(part.seconds)
+        return part.read_bytes * self.tokens / median(part.seconds)
 
     def flops_per_s(self, part: Part) -> float | None:
-        """Of a part that multiplies matrices: operations a second."""
+        """Of a part that multiplies matrices, or queries with keys and values: FLOP/s."""
         return part.flops / median(part.seconds) if part.flops and min(part.seconds) else None
 
     def facts(self) -> dict[str, Any]:
@@ -212,10 +217,14 @@ class _Run:
 
     def _split(self, phase: str, context: int, tokens: int) -> Split:
         taken, own = self.taken[phase], self.decoder
-        through_head = tokens if phase == "decode" else 1  # of a prompt only the last goes there
-        parts = [Part(name, tuple(told[name] for _, told in taken), self.read[name],
-                      2 * self.values[name] * (through_head if name == "head" else tokens))
-                 for name in PARTS]  # fmt: skip
+        flops = {name: 2 * values * tokens for name, values in self.values.items()}
+        if phase != "decode":
+            flops["head"] //= tokens  # of a prompt only the last token goes there
+        pairs = tokens * context + tokens * (tokens + 1) // 2  # of a query and a key that it sees
+        flops[ATTEND] = attention_flops(own.spec, pairs)
+        keys = kv_read_bytes(own.spec, pairs, KV_BYTES[own.kv_type]) // tokens
+        parts = [Part(name, tuple(told[name] for _, told in taken), read, flops[name])
+                 for name, read in (self.read | {ATTEND: keys}).items()]  # fmt: skip
         rest = tuple(clock - sum(told.values()) for clock, told in taken)
         return Split(phase, self.weights, own.isa, own.threads, own.kv_type, context, tokens,
                      tuple(clock for clock, _ in taken),

@@ -18,6 +18,7 @@ from llmbench.models.header.ggml_types import TYPES
 
 NUMBER_OF = {kind.name: number for number, kind in TYPES.items()}  # of a type in ggml's list
 KV_TYPES = {"f16": 0, "f32": 1}
+KV_BYTES = {"f16": 2, "f32": 4}  # of one number
 BAD, NO_MEMORY, NOT_FINITE, NO_ISA = 1, 2, 3, 4  # codes
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down", "embedding", "head")
 VECTORS = ("attention_norm", "mlp_norm", "after_attention_norm", "after_mlp_norm", "norm",

@@ -103,7 +103,7 @@ def prefill_flops(
     pairs = prompt_tokens * (prompt_tokens + 1) // 2 if causal else prompt_tokens**2
     row = (
         prompt_tokens * _linear_flops(spec)
-        + _attention_flops(spec, pairs)
+        + attention_flops(spec, pairs)
         + head_positions * _head_flops(spec)
     )
     return batch_size * row
@@ -111,7 +111,7 @@ def prefill_flops(
 
 def decode_flops(spec: Spec, context_len: int, batch_size: int = 1) -> int:
     """FLOPs of one decode step of (B, 1), whose token attends to `context_len` keys and itself."""
-    attention = _attention_flops(spec, context_len + 1)
+    attention = attention_flops(spec, context_len + 1)
     return batch_size * (_linear_flops(spec) + attention + _head_flops(spec))
 
 
@@ -121,7 +121,7 @@ def _linear_flops(spec: Spec) -> int:
     return 2 * (p.linear_active + p.router)
 
 
-def _attention_flops(spec: Spec, pairs: int) -> int:
+def attention_flops(spec: Spec, pairs: int) -> int:
     """QKᵀ and PV over all layers for `pairs` of query and key: 4·layers·H·D each."""
     return 4 * spec.n_layers * spec.n_heads * spec.head_dim * pairs
 

@@ -91,13 +91,19 @@ def test_a_split_holds_all_parts_and_all_the_time():
         for at, seconds in enumerate(split.seconds):
             assert sum(part.seconds[at] for part in split.parts) == pytest.approx(seconds)
         assert len(split.seconds) == 2
-        assert sum(part.weight_bytes for part in split.parts) == step_bytes(SPEC, split.weights)
+        reads = {part.part: part.read_bytes for part in split.parts}
+        kept = reads.pop("attend")
+        assert sum(reads.values()) == step_bytes(SPEC, split.weights)
         tokens = {"decode": 3, "prefill": 5}[split.phase]
         assert (split.tokens, split.context_tokens) == (tokens, 5 if tokens == 3 else 0)
         flops = {part.part: part.flops for part in split.parts if part.flops}
         wanted = {name: 2 * rows * cols * (tokens * 3 if name != "head" else 1)
                   for name, (rows, cols) in SHAPES.items()}  # fmt: skip
         wanted["head"] *= 3 if split.phase == "decode" else 1
+        pairs = 6 + 7 + 8 if split.phase == "decode" else 1 + 2 + 3 + 4 + 5  # query and key
+        head_dims = SPEC.n_layers * SPEC.head_dim
+        wanted["attend"] = pairs * 4 * head_dims * SPEC.n_heads
+        assert kept == pairs * 2 * head_dims * SPEC.n_kv_heads * 2 // tokens  # float16
         assert flops == wanted
 
 

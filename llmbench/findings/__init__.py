@@ -15,6 +15,7 @@ from llmbench import laws, metrics, stats
 from llmbench.findings import circumstances, devices, growth, protocol, sizes
 from llmbench.findings.circumstances import About, about, describe, machine_sentences
 from llmbench.findings.comparisons import ACROSS, Told, comparisons, declared, share_sentences
+from llmbench.findings.engines import beside
 from llmbench.findings.numbers import (
     ASKED,
     EN,
@@ -33,6 +34,7 @@ from llmbench.findings.numbers import (
     summary,
     sure,
 )  # fmt: skip
+from llmbench.findings.tally import tally_sentences
 from llmbench.findings.validation import validation_sentences
 from llmbench.findings.windows import window_sentences
 
@@ -188,10 +190,12 @@ def _section(rows: pd.DataFrame, key: tuple, fitted: Sequence[Fit]) -> Section:
 
 
 def _compared(rows: pd.DataFrame, key: tuple, claimed: Mapping[str, Any]) -> Section:
-    """The sentences of every comparison; the first answers, the others are details."""
+    """The sentences of every comparison, or how many ended how; the first answer."""
     run, fingerprint, study = key
     told = comparisons(rows, declared=claimed)
-    sentences = [text for one in told for text in one.sentences]
+    tally = tally_sentences(beside(rows, told)) if study == "ollama_comparison" else []
+    one_by_one = [one for one in told if not (tally and one.comparison)]
+    sentences = [*tally, *(text for one in one_by_one for text in one.sentences)]
     answers = sentences or ["Nothing was compared: no engine was measured twice (A/A pair)."]
     answers += share_sentences(rows) if study == "attention" else _protocol(rows, told)
     if study == "attention" and told and told[0].comparison:

@@ -24,6 +24,7 @@ BUSY_SHARE = 0.10  # of all cores, used by other processes during a repeat: cont
 BUSY_FLOOR_S = 0.03  # CPU seconds below which the kernel's ticks cannot tell
 FAILURES = ("failed", "timeout", "engine_lost")  # after some in a row an engine is given up
 IDLE_WINDOW_S, IDLE_TRIES = 0.02, 250
+AUDITED_RUNS = 2  # process runs of a comparison that are audited: a second, since one may be odd
 PATIENCE_S, QUIET_WINDOW_S, QUIET_TRIES = 30.0, 0.25, 12
 
 
@@ -115,8 +116,14 @@ class Lane:
         return self.child.ask({"do": "read_probe"} | asked, self.timeout_s).get("read_bytes_per_s")
 
     def take_audit(self, repeat: Repeat) -> dict[str, Any] | None:
-        """What the child says to fixed questions, once; None when it did so or cannot."""
+        """What the child says to fixed questions, once; None when it did so or cannot.
+
+        Contenders that are compared are asked at the length of the longest prompt, which may take
+        longer than all their turns: in the first `AUDITED_RUNS` process runs only.
+        """
         if self.audited or self.lost_in_audit or not self.child:
+            return None
+        if self.longest and self.process_run >= AUDITED_RUNS:
             return None
         self.audited = True
         try:

@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from proving import page, refusals, trials  # noqa: E402
 
 FOUND, BEYOND = "interval excludes 1", "and beyond the noise floor"
-COVERED = {"ratio covered": 930, "median covered": 930}  # of 1,000
+COVERED = {"ratio covered": 232, "median covered": 232}  # of 250
 STILL = {"edge": trials.LAW, "transformers": trials.LAW}
 
 
@@ -104,26 +104,26 @@ def test_theory_of_the_default_design():
     assert trials.expected(0.0, 6)[0] == pytest.approx(0.05, abs=0.002)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # of one in twenty, a quarter holds more than 20 once in a hundred times
 @pytest.mark.parametrize(
     ("scenario", "first", "count", "at_least", "at_most"),
     [
-        (trials.AA, 0, 1000, COVERED, {FOUND: 60}),
-        (trials.AB, 1000, 1000, COVERED | {FOUND: 950, BEYOND: 950}, {}),
-        (trials.BLOCKS, 2000, 1000, {}, {FOUND: 65, "refused: not interleaved": 0}),
-        (trials.A_THEN_B, 3000, 200, {FOUND: 190, "refused: not interleaved": 200}, {}),
+        (trials.AA, 0, 250, COVERED, {FOUND: 20}),
+        (trials.AB, 1000, 250, COVERED | {FOUND: 237, BEYOND: 237}, {}),
+        (trials.BLOCKS, 2000, 250, {}, {FOUND: 20, "refused: not interleaved": 0}),
+        (trials.A_THEN_B, 3000, 50, {FOUND: 47, "refused: not interleaved": 50}, {}),
     ],
 )  # fmt: skip
-def test_a_thousand_trials(scenario, first, count, at_least, at_most):
+def test_the_first_quarter_of_the_proofs_trials(scenario, first, count, at_least, at_most):
     found = trials.tried(scenario, range(first, first + count))
     assert all(found[name] >= bar for name, bar in at_least.items()), found
     assert all(found[name] <= bar for name, bar in at_most.items()), found
 
 
 @pytest.mark.slow
-def test_a_thousand_trials_of_percentiles():
-    found = trials.tails_tried(range(1000))
-    assert min(found["p90 covered"], found["p95 covered"]) >= 930 and found["p99 refused"] == 1000
+def test_the_first_quarter_of_the_trials_of_percentiles():
+    found = trials.tails_tried(range(250))
+    assert min(found["p90 covered"], found["p95 covered"]) >= 232 and found["p99 refused"] == 250
 
 
 class TwoLaws(Scaling):

@@ -386,3 +386,22 @@ def test_a_file_that_cannot_be_made_is_told_by_each_repeat(outputs, tmp_path, mo
     assert done.statuses == {"ok": 2, "failed": 1}  # the planted law reads no file
     [lost] = [row for row in rows(outputs) if row["status"] == "failed"]
     assert "cannot be made" in lost["reason"]
+
+
+def test_a_comparison_is_audited_in_its_first_process_runs_only(outputs):
+    measure(
+        "ollama_comparison",
+        outputs=outputs,
+        run_id="r",
+        target="edge",
+        baselines=["fake"],
+        prompts=["hello"],
+        output_tokens=2,
+        process_runs=3,
+        blocks=1,
+        warmups=0,
+        threads=1,
+    )
+    frame = read(outputs / "r")
+    asked = frame[frame["audit"].notna()]
+    assert asked.groupby("process_run").size().to_dict() == {0: 3, 1: 3}  # a contender's child each

@@ -53,7 +53,7 @@ def _headline(split: Split) -> str:
 
 
 def _part_rows(split: Split) -> Iterator[dict[str, str]]:
-    """A line a part, in µs a token; with the rate of those that multiply by weights, keys or values."""
+    """A line a part, in µs a token, with the rates of those that read or multiply."""
     scale = 1e6 / split.tokens
     for part in split.parts:
         yield {"part": part.part, "µs a token": significant(median(part.seconds) * scale),

@@ -1,4 +1,4 @@
-"""Many claims in few sentences: one a baseline and metric, where a sentence a claim is no reading."""
+"""Many claims in few sentences, one a baseline and metric: a sentence a claim is no reading."""
 
 import math
 from collections import Counter

@@ -35,7 +35,7 @@ if there; then
   exit 0
 fi
 command -v c++ >/dev/null || { echo "this needs a C++ compiler: apt-get install g++" >&2; exit 3; }
-flags=(-DGGML_NATIVE=ON)
+flags=(-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF)
 command -v nvcc >/dev/null && flags+=(-DGGML_CUDA=ON)
 if tiles_miscompiled; then
   echo "with gcc_tiles.h: $(c++ --version | head -1) miscompiles AMX" >&2

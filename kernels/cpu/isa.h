@@ -2,15 +2,12 @@
 // (simd_*.h) under the kernels that are written once (ops.inl), compiled with its own flags.
 #pragma once
 #include "matrix.h"
+#include "walks.h"
 
 namespace edge {
 
 constexpr int TILE = 8;        // tokens, or queries, that share one reading of weights or keys
 constexpr int MANY = 32;       // tokens from which on `many` serves
-// Bytes ahead of what is read that memory is asked for. The CPU's own prefetching stops at each page
-// of 4 KiB, and has to see a stream before it believes in it.
-constexpr int AHEAD = 4096;
-constexpr int STREAMS = 2;     // places that a core reads at once
 constexpr int PIECE = 256;     // keys whose scores are held at a time
 constexpr int MAX_HEAD = 256;  // of a head's size
 enum Activation : int { SILU = 0, GELU_TANH = 1 };
@@ -38,8 +35,8 @@ struct Ops {
   const char* name;
   // y[t][0..15] = the 16 rows of block `b` times input t, for t in [0, count); y rows are `ld` apart.
   void (*product)(const Matrix& w, int b, const Inputs& x, int first, int count, float* y, long ld);
-  // The same for one input and `blocks` blocks from `first` on: y[0 .. 16 blocks).
-  void (*single)(const Matrix& w, int first, int blocks, const Inputs& x, int token, float* y);
+  // The same for one input and `blocks` blocks from `first` on: y[0 .. 16 blocks). By one of WALKS.
+  void (*single)(const Matrix& w, int first, int blocks, const Inputs& x, int token, float* y, int walk);
   // The same for `blocks` blocks from `first` on and all of `tokens` inputs, from x.bf16, of which
   // rows up to the next multiple of 32 can be read. Null: there is none; F32 and F16 have none.
   void (*many)(const Matrix& w, int first, int blocks, const Inputs& x, int tokens, float* y, long ld);

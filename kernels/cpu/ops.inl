@@ -17,11 +17,13 @@ namespace {
 inline F read16(const float* p) { return load(p); }
 inline F read16(const uint16_t* p) { return load_f16(p); }
 
-inline void ask_ahead(const void* p) { __builtin_prefetch(static_cast<const char*>(p) + AHEAD, 0, 2); }
+constexpr int AHEAD = WALKS[0].ahead;  // where a product of several inputs, or attention, asks
+
+template <int A> inline void ask_ahead(const void* p) { __builtin_prefetch(static_cast<const char*>(p) + A, 0, 2); }
 
 // acc[m] += sum over k of w[k] x[m][k], for M inputs `ldx` apart. w: [n][16]. With few inputs there
 // are several sums of each, for an addition takes longer than it takes to start the next.
-template <int M, class T>
+template <int M, int A = AHEAD, class T>
 inline void plain(const T* w, int n, const float* x, long ldx, F* acc) {
   constexpr int C = M <= 2 ? 4 : M <= 4 ? 2 : 1;
   F sums[C][M];
@@ -30,7 +32,7 @@ inline void plain(const T* w, int n, const float* x, long ldx, F* acc) {
   int k = 0;
   for (; k + C <= n; k += C)
     for (int c = 0; c < C; ++c) {
-      if (sizeof(T) == 4 || c % 2 == 0) ask_ahead(w + 16L * (k + c));
+      if (sizeof(T) == 4 || c % 2 == 0) ask_ahead<A>(w + 16L * (k + c));
       const F one = read16(w + 16L * (k + c));
       for (int m = 0; m < M; ++m) sums[c][m] = fma(one, set(x[m * ldx + k + c]), sums[c][m]);
     }
@@ -42,12 +44,12 @@ inline void plain(const T* w, int n, const float* x, long ldx, F* acc) {
                                      : C == 2 ? add(sums[0][m], sums[C - 1][m]) : sums[0][m];
 }
 
-template <int M>
+template <int M, int A = AHEAD>
 inline void pairs(const uint16_t* w, int n, const uint16_t* x, long ldx, F* acc) {
   if constexpr (M == 1) {
     F more[3] = {set(0), set(0), set(0)};
     for (int k = 0; k < n; k += 8) {  // n is a multiple of 32
-      for (int j = 0; j < 4; ++j) ask_ahead(w + 16L * (k + 2 * j));
+      for (int j = 0; j < 4; ++j) ask_ahead<A>(w + 16L * (k + 2 * j));
       acc[0] = dot2(acc[0], w + 16L * k, x + k);
       for (int j = 0; j < 3; ++j) more[j] = dot2(more[j], w + 16L * (k + 2 + 2 * j), x + k + 2 + 2 * j);
     }
@@ -68,7 +70,7 @@ inline I whole_dot(I start, const B* w, const int8_t* x, int from, int to) {
 }
 
 // Whole numbers: 32 columns at a time are summed in 32 bits, then scaled and added in float32.
-template <int KIND, int M>
+template <int KIND, int M, int A = AHEAD>
 inline void whole(const uint8_t* w, int groups, const Inputs& x, int first, F* acc) {
   constexpr long scale_bytes = FORMS[KIND].scales * LANES * 2, value_bytes = FORMS[KIND].group_bytes;
   constexpr bool offset = KIND == Q4M || KIND == Q5M, halves = KIND == Q6;
@@ -79,8 +81,8 @@ inline void whole(const uint8_t* w, int groups, const Inputs& x, int first, F* a
     const uint8_t* pair = w + (b - odd) * (value_bytes + scale_bytes);
     const uint8_t* group = pair + 2 * scale_bytes + odd * value_bytes;
     const uint16_t* at = reinterpret_cast<const uint16_t*>(pair + odd * scale_bytes);
-    for (int i = 0; i < value_bytes && M <= 4; i += 64) ask_ahead(group + i);
-    if (M <= 4 && (scale_bytes == 64 || !odd)) ask_ahead(at);
+    for (int i = 0; i < value_bytes && M <= 4; i += 64) ask_ahead<A>(group + i);
+    if (M <= 4 && (scale_bytes == 64 || !odd)) ask_ahead<A>(at);
     unpack<KIND>(group, v);
     const F scale = load_f16(at);
     F second{};
@@ -125,29 +127,29 @@ void product_of(const Matrix& w, int b, const Inputs& x, int first, float* y, lo
 }
 
 // Sums of one input over groups [g, g + some) of a block, added to acc; g is even.
-template <int KIND>
+template <int KIND, int A>
 inline void groups_of(const uint8_t* block, int g, int some, const Inputs& x, long token, F* acc) {
   const long at = token * x.cols + long(GROUP) * g;
   const uint8_t* p = block + long(g) * (FORMS[KIND].group_bytes + FORMS[KIND].scales * LANES * 2);
   if constexpr (KIND == F32) {
-    plain<1>(reinterpret_cast<const float*>(p), GROUP * some, x.f32 + at, 0, acc);
+    plain<1, A>(reinterpret_cast<const float*>(p), GROUP * some, x.f32 + at, 0, acc);
   } else if constexpr (KIND == F16) {
-    plain<1>(reinterpret_cast<const uint16_t*>(p), GROUP * some, x.f32 + at, 0, acc);
+    plain<1, A>(reinterpret_cast<const uint16_t*>(p), GROUP * some, x.f32 + at, 0, acc);
   } else if constexpr (KIND == BF16) {
-    pairs<1>(reinterpret_cast<const uint16_t*>(p), GROUP * some, x.bf16 + at, 0, acc);
+    pairs<1, A>(reinterpret_cast<const uint16_t*>(p), GROUP * some, x.bf16 + at, 0, acc);
   } else {
     Inputs part = x;
     part.i8 += at;
     part.scale += at / GROUP;
     part.sums += at / 16;
-    whole<KIND, 1>(p, some, part, 0, acc);
+    whole<KIND, 1, A>(p, some, part, 0, acc);
   }
 }
 
-// One input times `blocks` blocks from `first` on. A core reads faster what lies in several places:
-// it goes through STREAMS parts of the blocks side by side.
-template <int KIND>
-void single_kind(const Matrix& w, int first, int blocks, const Inputs& x, int token, float* y) {
+// One input times `blocks` blocks from `first` on, in as many parts side by side as the walk has streams.
+template <int KIND, int WALK>
+void walk_of(const Matrix& w, int first, int blocks, const Inputs& x, int token, float* y) {
+  constexpr int STREAMS = WALKS[WALK].streams;
   const int part = (blocks + STREAMS - 1) / STREAMS, groups = x.cols / GROUP;
   for (int b = 0; b < part; ++b) {
     F acc[STREAMS];
@@ -159,22 +161,28 @@ void single_kind(const Matrix& w, int first, int blocks, const Inputs& x, int to
     }
     for (int g = 0; g < groups; g += 2)
       for (int s = 0; s < STREAMS; ++s)
-        if (s < streams) groups_of<KIND>(data[s], g, groups - g < 2 ? 1 : 2, x, token, acc + s);
+        if (s < streams) groups_of<KIND, WALKS[WALK].ahead>(data[s], g, groups - g < 2 ? 1 : 2, x, token, acc + s);
     for (int s = 0; s < streams; ++s) store(y + LANES * (b + s * part), acc[s]);
   }
 }
 
-void single(const Matrix& w, int first, int blocks, const Inputs& x, int token, float* y) {
+template <int KIND>
+void single_kind(const Matrix& w, int first, int blocks, const Inputs& x, int token, float* y, int walk) {
+  if (walk) walk_of<KIND, 1>(w, first, blocks, x, token, y);
+  else walk_of<KIND, 0>(w, first, blocks, x, token, y);
+}
+
+void single(const Matrix& w, int first, int blocks, const Inputs& x, int token, float* y, int walk) {
   switch (w.kind) {
-    case F32: return single_kind<F32>(w, first, blocks, x, token, y);
-    case F16: return single_kind<F16>(w, first, blocks, x, token, y);
-    case BF16: return single_kind<BF16>(w, first, blocks, x, token, y);
-    case Q8: return single_kind<Q8>(w, first, blocks, x, token, y);
-    case Q4: return single_kind<Q4>(w, first, blocks, x, token, y);
-    case Q4M: return single_kind<Q4M>(w, first, blocks, x, token, y);
-    case Q5: return single_kind<Q5>(w, first, blocks, x, token, y);
-    case Q5M: return single_kind<Q5M>(w, first, blocks, x, token, y);
-    case Q6: return single_kind<Q6>(w, first, blocks, x, token, y);
+    case F32: return single_kind<F32>(w, first, blocks, x, token, y, walk);
+    case F16: return single_kind<F16>(w, first, blocks, x, token, y, walk);
+    case BF16: return single_kind<BF16>(w, first, blocks, x, token, y, walk);
+    case Q8: return single_kind<Q8>(w, first, blocks, x, token, y, walk);
+    case Q4: return single_kind<Q4>(w, first, blocks, x, token, y, walk);
+    case Q4M: return single_kind<Q4M>(w, first, blocks, x, token, y, walk);
+    case Q5: return single_kind<Q5>(w, first, blocks, x, token, y, walk);
+    case Q5M: return single_kind<Q5M>(w, first, blocks, x, token, y, walk);
+    case Q6: return single_kind<Q6>(w, first, blocks, x, token, y, walk);
     case KINDS: return;
   }
 }
@@ -185,7 +193,7 @@ void product_kind(const Matrix& w, int b, const Inputs& x, int first, int count,
   for (; m + 8 <= count; m += 8) product_of<KIND, 8>(w, b, x, first + m, y + m * ld, ld);
   if (count - m >= 4) { product_of<KIND, 4>(w, b, x, first + m, y + m * ld, ld); m += 4; }
   if (count - m >= 2) { product_of<KIND, 2>(w, b, x, first + m, y + m * ld, ld); m += 2; }
-  if (count - m >= 1) single_kind<KIND>(w, b, 1, x, first + m, y + m * ld);
+  if (count - m >= 1) single_kind<KIND>(w, b, 1, x, first + m, y + m * ld, 0);
 }
 
 void product(const Matrix& w, int b, const Inputs& x, int first, int count, float* y, long ld) {

@@ -40,11 +40,12 @@ int chunk_of(const Matrix& w, int tokens, int threads) {
   return std::min(near, std::max(2, w.blocks() / (threads * 4) / 2 * 2));
 }
 
-void product_blocks(const Ops& ops, const Matrix& w, int first, int end, const Inputs& x, int tokens, float* y, long ld) {
+void product_blocks(const Ops& ops, const Matrix& w, int first, int end, const Inputs& x, int tokens, float* y, long ld,
+                    int walk) {
   if (by_many(ops, w.kind, tokens)) {
     ops.many(w, first, end - first, x, tokens, y, ld);
   } else if (tokens == 1) {
-    ops.single(w, first, end - first, x, 0, y);
+    ops.single(w, first, end - first, x, 0, y, walk);
   } else {
     for (int t = 0; t < tokens; t += TILE)
       for (int b = first; b < end; ++b)
@@ -115,7 +116,7 @@ void Engine::products(int thread, const Job* jobs, int count) {
     while (unit >= units[j]) unit -= units[j++];
     const Matrix& w = *jobs[j].w;
     const int first = unit * chunks[j], end = std::min(w.blocks(), first + chunks[j]);
-    product_blocks(*ops_, w, first, end, in, n_, jobs[j].out + first * LANES, jobs[j].ld);
+    product_blocks(*ops_, w, first, end, in, n_, jobs[j].out + first * LANES, jobs[j].ld, walk_);
   }
   team_.barrier();
 }
@@ -130,8 +131,8 @@ void Engine::gated(int thread, const Layer& layer) {
     const int first = unit * chunk, end = std::min(gate.blocks(), first + chunk);
     constexpr long ld = BESIDE * LANES;
     float* y = hidden_ + first * LANES;
-    product_blocks(*ops_, gate, first, end, in, n_, y, ld_ff_);
-    product_blocks(*ops_, up, first, end, in, n_, beside, ld);
+    product_blocks(*ops_, gate, first, end, in, n_, y, ld_ff_, walk_);
+    product_blocks(*ops_, up, first, end, in, n_, beside, ld, walk_);
     for (int t = 0; t < n_; ++t)
       for (int b = 0; b < end - first; ++b)
         ops_->gate(y + t * ld_ff_ + b * LANES, beside + t * ld + b * LANES, spec_.activation);
@@ -159,7 +160,7 @@ void Engine::head(int thread) {
     for (int t = stride - 1; t < n_; t += stride) {
       const int first = unit * chunk, row = t / per_row_, blocks = std::min(chunk, w.blocks() - first);
       const int lanes = std::min(blocks * LANES, v - first * LANES);
-      ops_->single(w, first, blocks, in, t, y.data());
+      ops_->single(w, first, blocks, in, t, y.data(), walk_);
       float* out = logits_ ? logits_ + size_t(t / stride) * v + size_t(first) * LANES : nullptr;
       const bool last = t % per_row_ == per_row_ - 1;
       for (int i = 0; i < lanes; ++i) {

@@ -24,8 +24,10 @@ bool pack(Team& team, Matrix& w, Shelf& shelf, int type, int rows, int cols, con
 int chunk_of(const Matrix& w, int tokens, int threads);
 inline int units_of(const Matrix& w, int chunk) { return (w.blocks() + chunk - 1) / chunk; }
 
-// Blocks [first, end) times all inputs, bias included; y: where the first of these rows goes.
-void product_blocks(const Ops& ops, const Matrix& w, int first, int end, const Inputs& x, int tokens, float* y, long ld);
+// Blocks [first, end) times all inputs, bias included; y: where the first of these rows goes. One input
+// goes by `walk`.
+void product_blocks(const Ops& ops, const Matrix& w, int first, int end, const Inputs& x, int tokens, float* y, long ld,
+                    int walk);
 
 // The form of inputs that a product of so many wants.
 inline bool by_many(const Ops& ops, int kind, int tokens) {
@@ -132,6 +134,8 @@ class Engine {
   float *q_ = nullptr, *k_ = nullptr, *v_ = nullptr, *turned_ = nullptr, *mixed_ = nullptr, *tops_ = nullptr,
         *sums_ = nullptr, *made_ = nullptr, *hidden_ = nullptr, *beside_ = nullptr;
   long ld_q_, ld_kv_, ld_c_, ld_ff_;
+  Choice choice_;   // of a walk, for passes of one token
+  int walk_ = 0;    // of this pass
   bool every_ = false, best_wanted_ = false;
   int asked_ = 0;  // tokens in the cache when the whole call is done
   float* logits_ = nullptr;

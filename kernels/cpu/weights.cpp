@@ -1,6 +1,7 @@
 // What an engine holds: tensors taken over, and room for tokens. The pass itself is in step.cpp.
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <stdexcept>
 
@@ -190,7 +191,10 @@ void Engine::pass_tokens(const int32_t* ids, int per_row, int row, int rows) {
   if (n_ > most_) make_room(n_);
   best_at_.assign(size_t(team_.size()) * rows, -INFINITY);
   best_.assign(best_at_.size(), 0);
+  walk_ = n_ == 1 || choice_.settled() ? choice_.walk() : 0;
+  const auto begun = std::chrono::steady_clock::now();
   team_.run([](void* engine, int thread) { static_cast<Engine*>(engine)->pass(thread); }, this);
+  if (n_ == 1) choice_.took(std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count());
 }
 
 void Engine::forward(const int32_t* ids, int rows, int count, bool every, int32_t* best, float* logits) {

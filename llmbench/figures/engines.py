@@ -1,5 +1,6 @@
 """The engines beside each other on the same file: decode rates, and what memory allows at most."""
 
+import math
 from collections.abc import Sequence
 
 import matplotlib
@@ -18,6 +19,7 @@ COLUMNS = ["run", "model", "weights", "asked", "engine", "decode_tok_per_s", "lo
            "step_bytes", "memory_bytes_per_s", "memory_by", "roof_tok_per_s",
            "preview"]  # fmt: skip
 MOST_PANELS = 6
+BESIDE = 2  # panels that stand in one column
 PANEL_IN = 1.75  # height of one panel
 
 
@@ -36,9 +38,7 @@ def draw_engines(frame: pd.DataFrame, told: Sequence[Told]) -> tuple[Figure, pd.
                         columns=COLUMNS)  # fmt: skip
     short = model_names(model for (_, model, _), _ in drawn)
     with matplotlib.rc_context(STYLE):
-        size = (WIDTH_IN, 0.4 + PANEL_IN * max(1, len(drawn)))
-        figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots(max(1, len(drawn)), squeeze=False)[:, 0]
+        figure, axes = _grid(max(1, len(drawn)))
         for ax, ((_, model, asked), some) in zip(axes, drawn, strict=False):
             _panel(ax, some, engines)
             ax.set_ylabel("Decode rate (tok/s)")
@@ -47,9 +47,21 @@ def draw_engines(frame: pd.DataFrame, told: Sequence[Told]) -> tuple[Figure, pd.
             named = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
             order = sorted(named, key=[*engines, "memory roof"].index)
             figure.legend([named[name] for name in order], order, loc="outside lower center",
-                          ncols=2, columnspacing=1.0)  # fmt: skip
+                          ncols=4 if len(drawn) > BESIDE else 2, columnspacing=1.0)  # fmt: skip
         parts.empty(axes[0], data)
     return figure, data, _note(data, len(drawn), len(panels))
+
+
+def _grid(panels: int) -> tuple[Figure, list[Axes]]:
+    """A figure with so many axes: below each other, or where they are many in two columns."""
+    columns = 2 if panels > BESIDE else 1
+    lines = math.ceil(panels / columns)
+    size = (columns * WIDTH_IN, 0.4 + PANEL_IN * lines)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    for spare in axes[panels:]:
+        spare.set_axis_off()
+    return figure, list(axes[:panels])
 
 
 def _rows(one: Beside) -> list[tuple]:
@@ -73,7 +85,7 @@ def _panel(ax: Axes, some: Sequence[Beside], engines: Sequence[str]) -> None:
                 found = one.sides[name].value
                 reach = [[found.value - found.low], [found.high - found.value]]
                 ax.bar(place - 0.4 + (number + 0.5) * width, found.value, 0.9 * width,
-                       yerr=np.clip(np.nan_to_num(reach), 0, None), label=name,
+                       yerr=reach if found.estimable else None, label=name,
                        color=style.colour_of(name),
                        error_kw={"elinewidth": 0.8, "capsize": 1.5})  # fmt: skip
         roof = one.bandwidth / file_bytes(one)
@@ -89,7 +101,9 @@ def _note(data: pd.DataFrame, drawn: int, of: int) -> str:
     """How the marks are to be read, of those that are drawn."""
     if data.empty:
         return ""
-    told = ["Medians of process runs, bars: their exact 95 % interval, where six of them tell one."]
+    told = ["Medians of process runs"]
+    told[0] += ("; the fine lines: their exact 95 % intervals." if data["low"].notna().any() else
+                "; no intervals, which need six of them.")  # fmt: skip
     if data["roof_tok_per_s"].notna().any():
         by = " and ".join(sorted(set(data["memory_by"]) - {""}))
         told.append(f"Dashed: the file's bytes, read once a token, at what memory gives ({by}).")

@@ -1,9 +1,12 @@
 """`impl: cpu` of edge against its reference: every family, odd sizes, long texts."""
 
+from contextlib import closing
+
 import numpy as np
 import pytest
 
 from llmbench.engines.edge import EdgeEngine
+from llmbench.engines.edge_cpu import CpuDecoder
 from llmbench.kernels import cpu
 from llmbench.models.source import find_model
 from llmbench.pairs.agreement import distance, own_error
@@ -293,3 +296,18 @@ def test_formats_miss_no_more_than_twice_what_llama_cpp_misses(kind, tiny, isa):
         some = [prefix for prefix in prefixes if len(prefix) <= longest]
         bound = own_error("llamacpp", engine.served.weight_format, "float16", longest)
         assert distance(expected, audit(engine, some)) <= bound, f"up to {longest} tokens"
+
+
+def test_no_bit_depends_on_the_walk_that_is_tried_first_and_then_kept():
+    with closing(CpuDecoder(find_model("builtin:tiny"), "auto", "auto", 2)) as own:
+
+        def told():
+            own.begin(1, 64)
+            step = np.array([IDS[:8]], np.int32)
+            for _ in range(40):
+                logits = own.logits(step)
+                yield logits
+                step = logits.reshape(1, -1)[:, -own.spec.vocab_size :].argmax(1)[:, None]
+
+        first, later = np.stack(list(told())), np.stack(list(told()))  # in 18 steps both are tried
+        assert (first == later).all()

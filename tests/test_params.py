@@ -175,7 +175,7 @@ def test_each_model_of_a_tier_that_cannot_be_had_is_refused_by_name(
         if model in named:
             raise BadParams(f"models: {model} is not here")
 
-    monkeypatch.setattr("llmbench.params.locate", locate)
+    monkeypatch.setattr("llmbench.params.words.locate", locate)
     said = faults_of(
         tmp_path, f"studies:\n  scaling:\n    models:\n    - builtin:tiny\n    - {name}"
     )
@@ -204,7 +204,7 @@ def test_formats_of_weights_are_claims_of_their_own():
      ({"weights": ["Q8_0"], "models": ["gguf:x.gguf"]}, "a file is in a type of its own")],
 )  # fmt: skip
 def test_a_format_that_cannot_be_meant_is_refused(fields, said, monkeypatch):
-    monkeypatch.setattr("llmbench.params.locate", lambda model: model)
+    monkeypatch.setattr("llmbench.params.words.locate", lambda model: model)
     with pytest.raises(BadParams, match=re.escape(said)):
         make_study("ollama_comparison", fields)
 

@@ -155,12 +155,12 @@ void Engine::head(int thread) {
   const int chunk = chunk_of(w, 1, team_.active());
   float* best_at = best_at_.data() + size_t(thread) * rows;
   int32_t* best = best_.data() + size_t(thread) * rows;
-  std::vector<float> y(size_t(chunk) * LANES);
+  float* y = head_out_.data() + head_out_.size() / team_.size() * thread;
   for (int unit; (unit = team_.take(thread, units_of(w, chunk))) >= 0;)
     for (int t = stride - 1; t < n_; t += stride) {
       const int first = unit * chunk, row = t / per_row_, blocks = std::min(chunk, w.blocks() - first);
       const int lanes = std::min(blocks * LANES, v - first * LANES);
-      ops_->single(w, first, blocks, in, t, y.data(), walk_);
+      ops_->single(w, first, blocks, in, t, y, walk_);
       float* out = logits_ ? logits_ + size_t(t / stride) * v + size_t(first) * LANES : nullptr;
       const bool last = t % per_row_ == per_row_ - 1;
       for (int i = 0; i < lanes; ++i) {

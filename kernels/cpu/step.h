@@ -140,7 +140,7 @@ class Engine {
   int asked_ = 0;  // tokens in the cache when the whole call is done
   float* logits_ = nullptr;
   std::vector<int32_t> best_;
-  std::vector<float> best_at_;
+  std::vector<float> best_at_, head_out_;  // of each thread: the best so far; a chunk of logits
   double marked_ = 0;
 };
 

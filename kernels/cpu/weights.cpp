@@ -191,6 +191,8 @@ void Engine::pass_tokens(const int32_t* ids, int per_row, int row, int rows) {
   if (n_ > most_) make_room(n_);
   best_at_.assign(size_t(team_.size()) * rows, -INFINITY);
   best_.assign(best_at_.size(), 0);
+  const Matrix& last = spec_.tied ? embedding_ : head_;
+  head_out_.resize(size_t(team_.size()) * chunk_of(last, 1, 1) * LANES);  // one thread takes the most at a time
   walk_ = n_ == 1 || choice_.settled() ? choice_.walk() : 0;
   const auto begun = std::chrono::steady_clock::now();
   team_.run([](void* engine, int thread) { static_cast<Engine*>(engine)->pass(thread); }, this);

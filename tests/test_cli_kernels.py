@@ -97,7 +97,7 @@ def test_bench_shows_what_the_document_holds():
         "phase", "weights", "isa", "threads", "kv_type", "context_tokens", "tokens", "seconds",
         "parts", "tok_per_s", "median_tok_per_s"}  # fmt: skip
     assert set(told["splits"][0]["parts"][0]) == {
-        "part", "seconds", "weight_bytes", "flops", "share", "bytes_per_s", "flops_per_s",
+        "part", "seconds", "read_bytes", "flops", "share", "bytes_per_s", "flops_per_s",
     }  # fmt: skip
     note, said = kernels("bench", "builtin:tiny", *FEW, "--weights", "Q8_0", "--weights", "Q5_0")
     titles = [line for line in said.splitlines() if ": " in line or line.startswith("operations")]

@@ -9,8 +9,10 @@ from llmbench.findings.numbers import METRICS, count, fixed
 from llmbench.pairs import Claim
 
 MOST = 6  # claims that are still told one by one
-REACHED = "counts as reached"
-ORDER = ("yes", REACHED, "no", "inconclusive", "cannot be said")
+ORDER = {  # how a verdict begins: what is told of those that do
+    "yes": "yes", "no": "no",
+    "counts as reached": "at the machine's limit, which counts as reached",
+    "inconclusive": "inconclusive", "cannot be said": "cannot be said"}  # fmt: skip
 
 
 def tally_sentences(found: Sequence[Beside]) -> list[str]:
@@ -36,7 +38,7 @@ def _sentence(key: tuple[str, str, str], claims: Sequence[tuple[Claim, str]]) ->
     ratios = sorted(claim.ratio for claim, _ in claims if math.isfinite(claim.ratio))
     ends = dict.fromkeys(fixed(ratio, 2) for ratio in (*ratios[:1], *ratios[-1:]))
     ended = Counter(_kind(verdict) for _, verdict in claims)
-    told = ", ".join(f"{ended[kind]} {kind}" for kind in sorted(ended, key=ORDER.index))
+    told = ", ".join(f"{ended[kind]} {said}" for kind, said in ORDER.items() if ended[kind])
     about = (f"{target} is {' to '.join(ends)} times as good as {baseline}" if ends
              else f"{target} and {baseline} have no ratio")  # fmt: skip
     return (f"In {METRICS[metric].label.lower()} {about} ({count(len(claims), 'claim')}); "

@@ -227,6 +227,7 @@ def _derived(frame: pd.DataFrame, environments: Mapping[str, Mapping]) -> pd.Dat
     known = {place: _roofs(environments.get(place[0], NOTHING), *place[1:]) for place in set(where)}
     roofs = [known[place] for place in where]
     roof = np.array([known.get("bytes_per_s") or np.nan for known in roofs], float)
+    roof = np.where(np.isnan(roof), roof, np.fmax(roof, _read_beside(frame, environments)))
     frame["mbu"] = mbu(frame["weight_bytes"] + batch * frame["kv_read_bytes"], tpot, roof)
     peak = np.array(list(map(_peak_flops, roofs, frame["weight_format"])), float)
     frame["mfu"] = mfu(_prefill_flops(frame), prefill, peak)
@@ -240,9 +241,27 @@ def _derived(frame: pd.DataFrame, environments: Mapping[str, Mapping]) -> pd.Dat
 def beyond_memory(frame: pd.DataFrame, environments: Mapping[str, Mapping]) -> np.ndarray:
     """Rows that decode faster than memory can deliver what a step must read: boolean a row."""
     cpu = frame["device"].astype(str).str.startswith("cpu").to_numpy(bool)
+    return np.where(
+        cpu, _beyond_caches(frame, environments) & (frame["mbu"] > CPU_MBU), frame["mbu"] > GPU_MBU
+    ).astype(bool)
+
+
+def _beyond_caches(frame: pd.DataFrame, environments: Mapping[str, Mapping]) -> pd.Series:
+    """Rows whose weights no cache of their machine holds."""
     caches = {name: _last_level_cache_bytes(known) for name, known in environments.items()}
-    large = frame["weight_bytes"] >= CACHES * frame["environment"].map(caches).astype(float)
-    return np.where(cpu, large & (frame["mbu"] > CPU_MBU), frame["mbu"] > GPU_MBU).astype(bool)
+    return frame["weight_bytes"] >= CACHES * frame["environment"].map(caches).astype(float)
+
+
+def _read_beside(frame: pd.DataFrame, environments: Mapping[str, Mapping]) -> pd.Series:
+    """Bytes/s of the fastest plain read beside any turn of a row's machine and threads; NaN: none.
+
+    It refutes a slower roof: where others share a machine its bandwidth swings, and a roof that was
+    measured once, in a slow minute, would call the fastest turns impossible.
+    """
+    probed = frame["read_bytes_per_s"].where(_beyond_caches(frame, environments)).astype(float)
+    return probed.groupby([frame["environment"], frame["device"], frame["threads"]]).transform(
+        "max"
+    )
 
 
 def _last_level_cache_bytes(environment: Mapping[str, Any]) -> int:

@@ -214,6 +214,15 @@ def test_a_window_that_is_just_filled_is_no_fault():
     assert checker.check_rows([row(window=69)], ENVIRONMENTS) == []
 
 
+@pytest.mark.parametrize(("read", "faults"), [(3.9e10, ["impossible"]), (4.9e10, [])])
+def test_a_read_beside_a_turn_that_beats_the_roof_is_the_roof(read, faults):
+    rows = []
+    heavy(rows, weights=10**8)  # 50 GB/s, with a roof of 1 GB/s
+    rows[0]["quiet"] = {"read_bytes_per_s": read}
+    found = checker.check_rows(rows, ENVIRONMENTS)
+    assert [fault.rule for fault in found] == faults
+
+
 def test_prefill_beyond_the_peak():
     source = find_model("builtin:tiny")
     rows = [row(model=source.name, model_sha256=source.sha256, batch_size=10_000)]

@@ -104,7 +104,7 @@ def test_theory_of_the_default_design():
     assert trials.expected(0.0, 6)[0] == pytest.approx(0.05, abs=0.002)
 
 
-@pytest.mark.slow  # of one in twenty, a quarter holds more than 20 once in a hundred times
+@pytest.mark.slow  # of one in twenty, 250 trials hold more than 20 in 1.5 % of cases
 @pytest.mark.parametrize(
     ("scenario", "first", "count", "at_least", "at_most"),
     [

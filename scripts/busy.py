@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -40,19 +41,22 @@ ENGINES = ("edge", "llamacpp", "ollama")
 STATES = ("alone", "beside one busy program")
 PROMPT, TOKENS = 32, 33  # the first new token belongs to the prompt
 SETTLE_S = 0.5  # until the scheduler has placed a program that began
-HELD: dict[str, Any] = {}  # the engine of this process
+HELD: dict[str, Any] = {}  # the engine of this process, and its tokenizer
 
 
 def load(engine: str, file: str, threads: int) -> str:
     """Load in a process that stays; what served, in words."""
-    HELD["engine"] = engines.create(engine)
-    served = HELD["engine"].load(find_model(file), {"threads": threads})
+    source = find_model(file)
+    HELD.update(engine=engines.create(engine), tokenizer=source.tokenizer)
+    served = HELD["engine"].load(source, {"threads": threads})
     return f"{served.impl}, {served.weight_format}"
 
 
 def decode(seed: int) -> float:
     """Tokens a second of one answer to a prompt of its own."""
-    ids = random.Random(seed).choices(range(100, 30_000), k=PROMPT)
+    first = HELD["tokenizer"].first
+    some = random.Random(seed).choices(HELD["tokenizer"].plain_ids, k=PROMPT - len(first))
+    ids = [*first, *some]
     raw, _ = time_repeat(HELD["engine"], [ids], TOKENS, clock=MonotonicClock())
     return (len(raw.step_ns) - 1) / (raw.step_ns[-1] - raw.step_ns[0]) * 1e9
 
@@ -63,7 +67,7 @@ def close() -> None:
 
 
 @contextmanager
-def trouble(state: str):
+def trouble(state: str) -> Iterator[None]:
     """A program that never waits, unless `state` is to be alone."""
     if state == STATES[0]:
         yield
@@ -89,6 +93,7 @@ def readings(file: str, rounds: int, threads: int) -> tuple[pd.DataFrame, dict[s
                     with trouble(state):
                         rate = held[name].submit(decode, draw.getrandbits(32)).result()
                     rows.append((number, state, name, rate))
+                    print(f"{number}: {name} {state}: {rate:.3g} tok/s", file=sys.stderr)
         for name in ENGINES:
             held[name].submit(close).result()
     finally:

@@ -12,7 +12,6 @@ of each, so ratios are paired. Needs `make llamacpp` and `make ollama`.
 import argparse
 import json
 import math
-import os
 import random
 import subprocess
 import sys
@@ -30,7 +29,7 @@ from typing import Any
 import pandas as pd
 
 from llmbench import engines
-from llmbench.hardware import machine
+from llmbench.hardware import machine, usable_cpus
 from llmbench.models.requantize import export_any
 from llmbench.models.source import find_model
 from llmbench.profilers.clock import MonotonicClock
@@ -128,7 +127,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--keep", type=Path)
     asked = parser.parse_args()
-    threads = os.cpu_count() or 1
+    threads = usable_cpus()
     with tempfile.TemporaryDirectory() as folder:
         file = export_any(asked.model, Path(folder) / "model.gguf", asked.weights)
         frame, served = readings(f"gguf:{file}", asked.rounds, threads)

@@ -1,4 +1,4 @@
-// AVX-512 with VNNI and BF16: x86 servers since 2020, Zen 4 and later.
+// AVX-512 with VNNI and BF16: Xeons since Cooper Lake and Sapphire Rapids, Zen 4 and later.
 #include "simd_avx512.h"
 #include "attention.inl"
 

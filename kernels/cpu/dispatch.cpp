@@ -46,20 +46,17 @@ bool has(const char* isa) {
   return !std::strcmp(isa, "scalar");
 }
 
-const Ops* const* all_ops() {
-  static const Ops* const all[] = {ops_amx(), ops_avx512(), ops_avx2(), ops_scalar()};
-  return all;
-}
+// Best first. A set's own code, even the one that makes its table, runs only where `has` holds.
+constexpr struct { const char* name; const Ops* (*ops)(); } SETS[] = {
+    {"amx", ops_amx}, {"avx512", ops_avx512}, {"avx2", ops_avx2}, {"scalar", ops_scalar}};
 
 }  // namespace
 
 thread_local std::string last_error;
 
 const Ops* ops_for(const std::string& isa) {
-  for (int i = 0; i < 4; ++i) {
-    const Ops* ops = all_ops()[i];
-    if (ops && has(ops->name) && (isa == "auto" || isa == ops->name)) return ops;
-  }
+  for (const auto& set : SETS)
+    if ((isa == "auto" || isa == set.name) && has(set.name)) return set.ops();
   throw NoIsa("instruction set " + isa + " is not one that this CPU and this build have: " + lb_isas());
 }
 
@@ -74,8 +71,8 @@ const char* lb_error(void) { return last_error.c_str(); }
 const char* lb_isas(void) {
   static const std::string names = [] {
     std::string all;
-    for (int i = 0; i < 4; ++i)
-      if (all_ops()[i] && has(all_ops()[i]->name)) all += (all.empty() ? "" : " ") + std::string(all_ops()[i]->name);
+    for (const auto& set : SETS)
+      if (has(set.name)) all += (all.empty() ? "" : " ") + std::string(set.name);
     return all;
   }();
   return names.c_str();

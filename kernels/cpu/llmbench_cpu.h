@@ -1,7 +1,9 @@
 /* The door to llmbench's CPU engine: plain C, so that any language can load the library.
  *
  * A function that returns int gives 0 when it worked, else an LB_ code, and lb_error() says why in
- * words (of this thread's last failure). Nothing is kept of raw pointers after a call returns. */
+ * words (of this thread's last failure). Nothing is kept of raw pointers after a call returns. An
+ * engine, or a packed matrix, is for one caller at a time, and for the process that opened it: its
+ * threads do not survive a fork. */
 #ifndef LLMBENCH_CPU_H
 #define LLMBENCH_CPU_H
 #include <stddef.h>
@@ -41,7 +43,6 @@ typedef struct lb_packed lb_packed;
 
 const char* lb_error(void);
 const char* lb_isas(void);            /* what this CPU and this build have, best first: "avx512 avx2 scalar" */
-int lb_holds(int ggml_type);          /* whether this type of tensor can be held */
 size_t lb_bytes(int ggml_type, int rows, int cols); /* that it will take here; 0: cannot be held */
 
 /* `weight_bytes`: the sum of lb_bytes of all matrices. `isa` "auto": the best there is. */

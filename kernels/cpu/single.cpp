@@ -92,8 +92,6 @@ void read_in(void* context, int thread) {  // neighbouring units of 64 KiB to ea
 
 extern "C" {
 
-int lb_holds(int type) { return kind_of(type) >= 0; }
-
 size_t lb_bytes(int type, int rows, int cols) {
   if (!can_hold(type, cols) || rows < 1) return 0;
   Matrix w;

@@ -2,7 +2,7 @@
 //
 //   embed | for each layer: norm, QKV | rotate, append | attention | output | norm, gate, up | down | head
 //
-// A bar is a barrier. With few tokens every thread keeps the whole stream for itself and makes the
+// A bar is a barrier; the first is none when tokens are few. With few tokens every thread keeps the whole stream for itself and makes the
 // same norms and conversions: that costs less than waiting for another to do it. With many, tokens
 // are shared out. What is written by one thread only never depends on how many there are.
 #include "pack.h"

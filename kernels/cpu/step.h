@@ -66,8 +66,6 @@ class Engine {
   int room() const { return tokens_; }
   int rows() const { return rows_; }
   const lb_spec& spec() const { return spec_; }
-  size_t weight_bytes() const { return weights_.used(); }
-  Team& team() { return team_; }
   double seconds[LB_PARTS] = {};  // of thread 0, a part of the pass, while `timing` is on
   bool timing = false;
 

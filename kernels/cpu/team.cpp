@@ -2,13 +2,15 @@
 
 #include <algorithm>
 #include <chrono>
+#include <string>
+#include <system_error>
 
 namespace edge {
 namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr auto PATIENCE = std::chrono::microseconds(150);  // more than threads differ on a quiet machine
+constexpr auto PATIENCE = std::chrono::microseconds(150);  // more than threads differ in a brief job
 constexpr int CROWDED = 4;   // waits of a job that outlasted patience
 constexpr int PAUSES = 32;   // between two looks at the clock
 constexpr int IN_A_ROW = 4, FIRST_SPELL = 16, LONGEST_SPELL = 256;  // jobs
@@ -38,10 +40,19 @@ template <class Holds> bool soon(Holds holds) {
 }  // namespace
 
 Team::Team(int threads) : size_(threads), active_(threads), counters_(new Counter[threads]) {
-  for (int t = 1; t < threads; ++t) threads_.emplace_back(&Team::serve, this, t);
+  threads_.reserve(threads);
+  try {
+    for (int t = 1; t < threads; ++t) threads_.emplace_back(&Team::serve, this, t);
+  } catch (const std::system_error& error) {
+    const std::string why = error.what(), which = std::to_string(threads_.size() + 2);
+    end();
+    throw std::runtime_error("thread " + which + " of " + std::to_string(threads) + " could not be started: " + why);
+  }
 }
 
-Team::~Team() {
+Team::~Team() { end(); }
+
+void Team::end() {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     ending_ = true;
@@ -51,22 +62,22 @@ Team::~Team() {
   for (std::thread& thread : threads_) thread.join();
 }
 
-void Team::run(void (*job)(void*, int), void* context) {
+void Team::run(void (*job)(void*, int), void* context, bool brief) {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     job_ = job;
     context_ = context;
-    active_ = fewer_ > 0 ? std::max(1, size_ - 1) : size_;
+    active_ = brief && fewer_ > 0 ? std::max(1, size_ - 1) : size_;
     waited_ = 0;
     jobs_.fetch_add(1);
   }
   wake_.notify_all();
   job(context, 0);
   barrier();
-  look_back();
+  if (brief) look_back();
 }
 
-// Whether the next jobs go with a thread fewer.
+// Whether the next brief jobs go with a thread fewer.
 void Team::look_back() {
   if (fewer_ > 0) {
     --fewer_;
@@ -110,8 +121,8 @@ void Team::await(int phase) {
 }
 
 void Team::barrier() {
-  const int phase = phase_.load(std::memory_order_relaxed);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 < active_) return await(phase);
+  const int phase = phase_.load(std::memory_order_relaxed), all = active_;  // both may change once the last has arrived
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 < all) return await(phase);
   for (int t = 0; t < size_; ++t) counters_[t].taken.store(0, std::memory_order_relaxed);
   arrived_.store(0, std::memory_order_relaxed);
   phase_.store(phase + 1);

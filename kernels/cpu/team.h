@@ -18,10 +18,14 @@ class Team {
   int size() const { return size_; }      // threads there are
   int active() const { return active_; }  // of them in the present job
 
-  // job(context, thread) in all threads, the caller being thread 0; back when all are done. While
-  // other programs keep a thread off its core, all wait for it: after several such jobs in a row some
-  // go with one thread fewer, more each time that a trial with all of them was as bad.
-  void run(void (*job)(void*, int), void* context);
+  // job(context, thread) in all threads, the caller being thread 0; back when all are done. A `brief`
+  // job has units so short that a long wait means a thread that another program keeps off its core,
+  // and all wait for it: after several such jobs in a row some brief ones go with one thread fewer,
+  // more each time that a trial with all of them was as bad.
+  void run(void (*job)(void*, int), void* context, bool brief = false);
+
+  // What was learned of other programs; what is measured next must not depend on what came before.
+  void forget() { fewer_ = spell_ = crowded_ = 0; }
 
   // Within a job: wait for all. It spins for a while, then sleeps and leaves the core to others.
   void barrier();
@@ -35,6 +39,7 @@ class Team {
   struct alignas(64) Counter { std::atomic<int> taken{0}; };
 
   void serve(int thread);
+  void end();
   void await(int phase);
   void look_back();
 

@@ -1,8 +1,10 @@
-// What an engine holds: tensors taken over, and room for tokens. The pass itself is in step.cpp.
+// What an engine holds: tensors taken over, room for tokens, and how a call becomes passes. A pass
+// itself is in step.cpp.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cmath>
+#include <cstdint>
 #include <stdexcept>
 
 #include "pack.h"
@@ -11,15 +13,13 @@
 namespace edge {
 namespace {
 
-constexpr size_t SMALL = 4096;  // bytes besides its numbers that a vector may need on its shelf
-
-
+constexpr size_t BESIDES = 4096;  // bytes besides their numbers that the vectors of a layer may need on their shelf
 
 // Bytes of all vectors: norms, biases and rotations.
 size_t small_bytes(const lb_spec& s) {
   const size_t layer = 4 * size_t(s.d_model) + 2 * size_t(s.d_ff) + 2 * size_t(s.d_model) +
                        size_t(s.head_dim) * (s.n_heads + 2 * s.n_kv_heads);
-  return (layer * s.n_layers + s.d_model + 2 * s.head_dim) * sizeof(float) + SMALL * (16 * size_t(s.n_layers) + 16) / 16;
+  return (layer * s.n_layers + s.d_model + 2 * s.head_dim) * sizeof(float) + BESIDES * (size_t(s.n_layers) + 1);
 }
 
 const char* const MATRICES[] = {"q", "k", "v", "o", "gate", "up", "down", "embedding", "head"};
@@ -115,7 +115,8 @@ void Engine::set_vector(int slot, int layer, int count, const float* values) {
 }
 
 void Engine::set_scores(int layer, float scale, float cap, int window) {
-  Layer& l = layers_.at(layer);
+  if (layer < 0 || layer >= spec_.n_layers) bad("no such layer");
+  Layer& l = layers_[layer];
   l.scale = scale;
   l.cap = cap;
   l.window = window;
@@ -137,10 +138,12 @@ void Engine::check_whole() const {
 void Engine::begin(int rows, int tokens) {
   const int room = int(padded(tokens, LANES));
   used_ = tokens_ = 0;
+  team_.forget();
   if (rows != rows_ || room != room_) {
     most_ = rows_ = 0;  // nobody may go on with a cache that was not to be had
     cache_ = Pages();   // before the new one: both at once might not fit
     room_ = room;
+    if (double(kv_bytes()) * 2 * rows * spec_.n_layers > double(PTRDIFF_MAX)) throw std::bad_alloc();
     cache_ = Pages(kv_bytes() * 2 * rows * spec_.n_layers);
     rows_ = rows;
   }
@@ -149,19 +152,20 @@ void Engine::begin(int rows, int tokens) {
 
 // Buffers for passes of up to `tokens`; kept while they are large enough.
 void Engine::make_room(int tokens) {
-  most_ = std::max(tokens, rows_);
+  const int most = std::max(tokens, rows_);
+  most_ = 0;  // until all of it was to be had
   const long widest = padded(std::max({spec_.d_model, spec_.d_ff, spec_.n_heads * spec_.head_dim}), GROUP);
   const size_t heads = size_t(spec_.n_heads), own = ld_c_ * 4 + widest * (4 + 2 + 1) + widest / 8 + widest / 4;
-  const size_t slots = heads * std::max(most_, rows_ * int((room_ + LB_SPLIT - 1) / LB_SPLIT));
-  const size_t shared = (ld_q_ + 2 * ld_kv_ + ld_c_ + ld_ff_ + heads * dim_) * 4 * most_ + slots * (dim_ + 2) * 4;
+  const size_t slots = heads * std::max(most, rows_ * int((room_ + LB_SPLIT - 1) / LB_SPLIT));
+  const size_t shared = (ld_q_ + 2 * ld_kv_ + ld_c_ + ld_ff_ + heads * dim_) * 4 * most + slots * (dim_ + 2) * 4;
   const int threads = team_.size();
-  const size_t beside = size_t(threads) * most_ * BESIDE * LANES;
+  const size_t beside = size_t(threads) * most * BESIDE * LANES;
   buffers_ = Shelf();
-  buffers_ = Shelf(shared + beside * 4 + own * (most_ + (threads - 1) * FEW) + widest * 2 * MANY * threads +
+  buffers_ = Shelf(shared + beside * 4 + own * (most + (threads - 1) * FEW) + widest * 2 * MANY * threads +
                    64 * (16 + 8 * size_t(threads)));
   copies_.assign(threads, Copy{});
   for (Copy& copy : copies_) {
-    const long some = &copy == &copies_[0] ? most_ : FEW;
+    const long some = &copy == &copies_[0] ? most : FEW;
     copy.x = buffers_.take<float>(ld_c_ * some);
     copy.in.f32 = buffers_.take<float>(widest * some);
     copy.in.bf16 = buffers_.take<uint16_t>(widest * padded(some, MANY));
@@ -169,16 +173,17 @@ void Engine::make_room(int tokens) {
     copy.in.scale = buffers_.take<float>(widest / GROUP * some);
     copy.in.sums = buffers_.take<int32_t>(widest / 16 * some);
   }
-  q_ = buffers_.take<float>(ld_q_ * most_);
-  k_ = buffers_.take<float>(ld_kv_ * most_);
-  v_ = buffers_.take<float>(ld_kv_ * most_);
-  turned_ = buffers_.take<float>(heads * dim_ * most_);
-  made_ = buffers_.take<float>(ld_c_ * most_);
-  hidden_ = buffers_.take<float>(ld_ff_ * most_);
+  q_ = buffers_.take<float>(ld_q_ * most);
+  k_ = buffers_.take<float>(ld_kv_ * most);
+  v_ = buffers_.take<float>(ld_kv_ * most);
+  turned_ = buffers_.take<float>(heads * dim_ * most);
+  made_ = buffers_.take<float>(ld_c_ * most);
+  hidden_ = buffers_.take<float>(ld_ff_ * most);
   beside_ = buffers_.take<float>(beside);
   mixed_ = buffers_.take<float>(slots * dim_);
   tops_ = buffers_.take<float>(slots);
   sums_ = buffers_.take<float>(slots);
+  most_ = most;
 }
 
 // `per_row` tokens of each of `rows`, from row `row` on.
@@ -195,7 +200,7 @@ void Engine::pass_tokens(const int32_t* ids, int per_row, int row, int rows) {
   head_out_.resize(size_t(team_.size()) * chunk_of(last, 1, 1) * LANES);  // one thread takes the most at a time
   walk_ = n_ == 1 || choice_.settled() ? choice_.walk() : 0;
   const auto begun = std::chrono::steady_clock::now();
-  team_.run([](void* engine, int thread) { static_cast<Engine*>(engine)->pass(thread); }, this);
+  team_.run([](void* engine, int thread) { static_cast<Engine*>(engine)->pass(thread); }, this, alone_);
   if (n_ == 1) choice_.took(std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count());
 }
 
@@ -211,6 +216,7 @@ void Engine::forward(const int32_t* ids, int rows, int count, bool every, int32_
         const float a = best_at_[size_t(t) * some + r], b = best_at_[size_t(winner) * some + r];
         if (a > b || (a == b && best_[size_t(t) * some + r] < best_[size_t(winner) * some + r])) winner = t;
       }
+      if (best_at_[size_t(winner) * some + r] == -INFINITY) throw std::runtime_error("no logit is a finite number, as when keys or values are beyond float16");
       best[row + r] = best_[size_t(winner) * some + r];
     }
   };

@@ -40,6 +40,7 @@ class CpuDecoder:
         weights = StoredWeights(model, config)
         matrices = matrices_of(self.spec, self.traits, weights)
         _check_kinds(matrices)
+        vectors = vectors_of(self.spec, self.traits, weights)
         sizes = [cpu.packed_bytes(stored.kind, *stored.shape) for stored in matrices.values()]
         self.kinds = {stored.kind for stored in matrices.values()}
         self.kv_type = ("f32" if self.kinds == {"F32"} else "f16") if kv_type == "auto" else kv_type
@@ -48,9 +49,14 @@ class CpuDecoder:
         code = self.library.lb_open(byref(asked), isa.encode(), threads, sum(sizes),
                                     byref(self._handle))  # fmt: skip
         cpu.check(code, "engine edge, impl cpu")
+        if isa == "auto" and self.isa == "scalar":
+            warnings.warn("engine edge, impl cpu: this CPU has none of the instruction sets that "
+                          "it is written for (on x86-64 AVX2 with FMA and F16C is the least), so "
+                          "the portable code serves, which is many times slower; isa: scalar asks "
+                          "for it without this word", stacklevel=2)  # fmt: skip
         self.weight_bytes, self.threads = sum(sizes), threads
         self.weight_format = _format_of(model, self.kinds)
-        self._fill(matrices, vectors_of(self.spec, self.traits, weights))
+        self._fill(matrices, vectors)
         weights.close()
 
     @property

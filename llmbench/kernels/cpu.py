@@ -46,7 +46,6 @@ class Spec(Structure):
 SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "lb_error": (c_char_p, []),
     "lb_isas": (c_char_p, []),
-    "lb_holds": (c_int, [c_int]),
     "lb_bytes": (c_size_t, [c_int, c_int, c_int]),
     "lb_open": (c_int, [POINTER(Spec), c_char_p, c_int, c_size_t, POINTER(Handle)]),
     "lb_isa": (c_char_p, [Handle]),

@@ -14,7 +14,7 @@ from pathlib import Path
 from llmbench.errors import Missing
 from llmbench.hardware import cpu_flags
 
-FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fopenmp-simd", "-Wall", "-Wextra",
+FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-Wall", "-Wextra",
          "-Wno-maybe-uninitialized", "-pthread")  # fmt: skip  # of GCC 12 on its own header
 SANITIZERS = ("-fsanitize=address,undefined", "-O1", "-g", "-fno-omit-frame-pointer")
 AVX2 = ("-mavx2", "-mfma", "-mf16c")
@@ -73,7 +73,9 @@ def recipe(sources: Path | None = None, *, sanitize: bool = False) -> Recipe:
     Raises: Missing when there is no compiler, or no source.
     """
     folder = sources or source_folder()
-    units = tuple(name for name in _names(folder, ".cpp") if _is_x86() or name not in UNIT_FLAGS)
+    names = [name for name in _names(folder, ".cpp") if _is_x86() or name not in UNIT_FLAGS]
+    # a linker keeps the first of equal inline functions: it must be one that every CPU can run
+    units = tuple(sorted(names, key=lambda name: name in UNIT_FLAGS))
     if not units:
         raise Missing(f"kernels: {folder} holds no C++ source")
     compiler = find_compiler()

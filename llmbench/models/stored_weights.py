@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from llmbench.errors import BadParams, Missing
+from llmbench.errors import BadParams, Missing, Unsupported
 from llmbench.models.gguf_weights import GgufWeights
 from llmbench.models.header import TensorInfo
 from llmbench.models.header.safetensors import read_safetensors
 from llmbench.models.source import ModelSource
+
+PLAIN_FLOATS = {"F32": "<f4", "F16": "<f2"}
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,15 @@ class Stored:
         )
 
     def floats(self) -> np.ndarray:
-        """The values as float32. Only for the types that hold floating point numbers."""
+        """The values as float32. Raises: Unsupported for a type of whole numbers and scales."""
         raw = np.ascontiguousarray(self.rows).reshape(-1)
         if self.kind == "BF16":
             return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
-        return raw.view({"F32": "<f4", "F16": "<f2"}[self.kind]).astype(np.float32)
+        if self.kind not in PLAIN_FLOATS:
+            raise Unsupported(f"models: {self.name!r} of {self.file} is stored as {self.kind}",
+                              why="a norm or a bias is read from F32, F16 and BF16 only",
+                              how="export the model again")  # fmt: skip
+        return raw.view(PLAIN_FLOATS[self.kind]).astype(np.float32)
 
 
 class StoredWeights:

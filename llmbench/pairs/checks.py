@@ -9,7 +9,7 @@ from scipy import stats
 from llmbench.pairs.agreement import outputs_agree
 from llmbench.pairs.ratios import Ratio
 from llmbench.pairs.served import builds, health, lengths, same, weights, windows
-from llmbench.pairs.sides import Check, Sides, by_pair
+from llmbench.pairs.sides import PAIR, Check, Sides, by_pair
 from llmbench.pairs.turns import whole
 from llmbench.stats import cached
 
@@ -93,10 +93,11 @@ def _interleaved(sides: Sides) -> Check:
     if any(apart):
         told = f"one engine ran after the other in {sum(apart)} of {len(apart)} process runs"
         return Check(name, False, f"{told}: a drift of the machine would look like a difference")
-    blocks = both.sort_values("sequence").groupby([*sides.unit, "block"])["_side"]
-    firsts = blocks.first()[blocks.nunique() == 2]
+    keys = [*sides.unit, *(key for key in PAIR if key in both)]
+    pairs = both.sort_values("sequence").groupby(keys)["_side"]
+    firsts = pairs.first()[pairs.nunique() == 2]
     count, of = int((firsts == 0).sum()), len(firsts)
-    told = f"the target came first in {count} of {of} blocks"
+    told = f"the target came first in {count} of {of} pairs"
     if of and stats.binomtest(count, of).pvalue < LUCK:
         return Check(name, False, f"{told}: that is no random order")
     return Check(name, True, told)

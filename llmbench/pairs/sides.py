@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+PAIR = ("block", "prompt", "prompt_tokens", "batch_size")  # names a pair within a process run
+
 
 class Check(NamedTuple):
     """One condition of a comparison."""
@@ -45,7 +47,7 @@ def by_pair(sides: Sides, column: str) -> pd.DataFrame:
 
     `again`: whether a turn of the pair was taken a second time, which has seeded tokens of its own.
     """
-    keys = [*sides.unit, "block", "prompt", "prompt_tokens", "batch_size"]
+    keys = [*sides.unit, *PAIR]
     told = []
     for name, side in (("mine", sides.target), ("theirs", sides.baseline)):
         again = side["repeat"] > 0 if "repeat" in side else pd.Series(False, side.index)

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -228,6 +230,78 @@ def test_a_cache_that_found_no_memory_is_none(source):
     done = subprocess.run([sys.executable, "-c", NO_MEMORY, str(source.folder)],
                           capture_output=True, text=True, timeout=100, check=False)  # fmt: skip
     assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+
+
+NO_ROOM = """
+import resource, sys
+import numpy as np
+from llmbench.engines.edge_cpu import CpuDecoder
+from llmbench.errors import OutOfMemory
+from llmbench.models.source import find_model
+
+ids = np.ones((1, 512), np.int32)
+decoder = CpuDecoder(find_model(sys.argv[1]), "auto", "auto", 2)
+decoder.begin(1, 600)
+first = decoder.logits(ids[:, :3])
+held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (held + 100_000, resource.RLIM_INFINITY))
+for _ in range(2):
+    decoder.begin(1, 600)
+    try:
+        decoder.greedy(ids)
+        sys.exit("it computed")
+    except OutOfMemory:
+        pass
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
+decoder.begin(1, 600)
+print((decoder.logits(ids[:, :3]) == first).all())
+"""
+
+NO_THREADS = """
+import resource, sys
+from llmbench.engines.edge_cpu import CpuDecoder
+from llmbench.errors import BadParams
+from llmbench.kernels import cpu
+from llmbench.models.source import find_model
+
+cpu.library()
+held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (held + 300_000_000, resource.RLIM_INFINITY))
+try:
+    CpuDecoder(find_model(sys.argv[1]), "auto", "auto", 1024)
+except BadParams as error:
+    print(error.what)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space by Linux's count")
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [(NO_ROOM, r"True"), (NO_THREADS, r".*: thread \d+ of 1024 could not be started: .*")],
+)
+def test_a_process_that_has_no_memory_left_says_so_and_goes_on(source, program, told):
+    """In a process of its own: it may crash."""
+    done = subprocess.run([sys.executable, "-c", program, str(source.folder)],
+                          capture_output=True, text=True, timeout=100, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(told, done.stdout.strip())
+
+
+def test_logits_that_are_no_numbers_are_no_answer(decoder):
+    """As when keys are beyond float16: here by scores that are none."""
+    decoder.begin(1, 4)
+    cpu.check(decoder.library.lb_scores(decoder._handle, 0, np.nan, 0, 0), "scores")
+    with pytest.raises(BadParams, match="no logit is a finite number"):
+        decoder.greedy(ids_of([1, 2]))
+
+
+def test_a_cpu_for_which_only_portable_code_is_there_is_told(source, monkeypatch):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        CpuDecoder(source, "scalar", "auto", 1).close()
+    monkeypatch.setattr(CpuDecoder, "isa", "scalar")
+    with pytest.warns(UserWarning, match="the portable code serves"):
+        CpuDecoder(source, "auto", "auto", 1).close()
 
 
 def test_a_decoder_can_be_closed_twice_and_made_again(source):

@@ -19,12 +19,17 @@ void crowded(void*, int thread) {
   }
 }
 
-// c: a crowded job, q: a quiet one
+// c: a crowded job, q: a quiet one, both brief; L: one that is not, in which waits are long too;
+// f: forget (nothing is printed)
 void story(const char* jobs) {
   edge::Team two(2);
   team = &two;
   for (; *jobs; ++jobs) {
-    two.run(*jobs == 'c' ? crowded : quiet, nullptr);
+    if (*jobs == 'f') {
+      two.forget();
+      continue;
+    }
+    two.run(*jobs == 'q' ? quiet : crowded, nullptr, *jobs != 'L');
     std::printf("%d", two.active());
   }
   std::printf("\n");

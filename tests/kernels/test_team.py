@@ -1,4 +1,4 @@
-"""A thread that is missing again and again: jobs go with one fewer for a spell, then try anew."""
+"""A thread that is missing again and again: brief jobs go with one fewer, then try all anew."""
 
 import subprocess
 from pathlib import Path
@@ -53,3 +53,12 @@ def test_a_quiet_trial_forgets_the_spells_before(active):
 
 def test_a_passing_hiccup_is_not_worth_a_spell(active):
     assert active("cccqccc" + "q" * 3) == "2" * 10
+
+
+def test_jobs_that_are_long_by_themselves_begin_no_spell_and_go_with_all(active):
+    assert active("LLLLLLLL" + "q" * 4) == "2" * 12
+    assert active("cccc" + "LL" + "q" * 18) == "2222" + "22" + "1" * 16 + "22"
+
+
+def test_what_was_learned_can_be_forgotten(active):
+    assert active("cccc" + "qq" + "f" + "qq" + "cccfc") == "2222" + "11" + "22" + "2222"

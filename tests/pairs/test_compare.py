@@ -283,7 +283,21 @@ def test_a_fixed_order_is_no_random_one():
     rows = frame(1.3).sort_values(["process_run", "block", "engine"]).reset_index(drop=True)
     found = compared(rows.assign(sequence=range(len(rows))))
     assert not check(found, "turns interleaved").passed
-    assert "the target came first in 30 of 30 blocks" in found.sentence
+    assert "the target came first in 30 of 30 pairs" in found.sentence
+
+
+def test_the_order_is_judged_over_every_prompt_of_a_block():
+    """The target is first with the first prompt of each block and second with the other."""
+    hello, quantum = frame(1.3), frame(1.3, seed=4)
+    quantum["prompt"], quantum["prompt_sha256"] = "quantum", "q" + quantum["prompt_sha256"]
+    rows = pd.concat([hello, quantum], ignore_index=True)
+    second = rows["prompt"] == "quantum"
+    first_engine = np.where(second, "slow", "fast")
+    rows["sequence"] = (rows["process_run"] * 1000 + rows["block"] * 100 + second * 10
+                        + (rows["engine"] != first_engine) + rows["twin"] * 5)  # fmt: skip
+    found = compared(rows)
+    assert check(found, "turns interleaved").detail == "the target came first in 30 of 60 pairs"
+    assert found.verdict
 
 
 def test_turns_of_two_sessions_are_never_paired():

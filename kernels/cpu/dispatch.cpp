@@ -13,6 +13,7 @@ namespace edge {
 
 #if !defined(__x86_64__)
 const Ops* ops_avx2() { return nullptr; }
+const Ops* ops_avx512_vnni() { return nullptr; }
 const Ops* ops_avx512() { return nullptr; }
 const Ops* ops_amx() { return nullptr; }
 #endif
@@ -38,17 +39,19 @@ bool has(const char* isa) {
   if (!std::strcmp(isa, "avx2"))
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   if (!std::strcmp(isa, "amx")) return has("avx512") && has_tiles();
-  if (!std::strcmp(isa, "avx512"))
+  if (!std::strcmp(isa, "avx512")) return has("avx512_vnni") && __builtin_cpu_supports("avx512bf16");
+  if (!std::strcmp(isa, "avx512_vnni"))
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
+           __builtin_cpu_supports("avx512vnni");
 #endif
   return !std::strcmp(isa, "scalar");
 }
 
 // Best first. A set's own code, even the one that makes its table, runs only where `has` holds.
 constexpr struct { const char* name; const Ops* (*ops)(); } SETS[] = {
-    {"amx", ops_amx}, {"avx512", ops_avx512}, {"avx2", ops_avx2}, {"scalar", ops_scalar}};
+    {"amx", ops_amx},   {"avx512", ops_avx512}, {"avx512_vnni", ops_avx512_vnni},
+    {"avx2", ops_avx2}, {"scalar", ops_scalar}};
 
 }  // namespace
 

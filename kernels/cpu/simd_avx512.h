@@ -1,4 +1,4 @@
-// The vocabulary in AVX-512 (F, BW, DQ, VL, VNNI, BF16). Meanings: simd_scalar.h.
+// The vocabulary in AVX-512 (F, BW, DQ, VL, VNNI, and BF16 where the unit has it). Meanings: simd_scalar.h.
 #pragma once
 #include <immintrin.h>
 
@@ -33,18 +33,33 @@ inline F load_f16(const uint16_t* p) {
 inline void store_f16(uint16_t* p, F a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
 }
-inline void store_bf16(uint16_t* p, F a) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(a));
-}
 inline int32_t four_bytes(const void* p) {
   int32_t x;
   std::memcpy(&x, p, 4);
   return x;
 }
+#ifdef __AVX512BF16__
+inline void store_bf16(uint16_t* p, F a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(a));
+}
 inline F dot2(F c, const uint16_t* w, const uint16_t* x) {
   return _mm512_dpbf16_ps(c, (__m512bh)_mm512_loadu_si512(w),
                           (__m512bh)_mm512_set1_epi32(four_bytes(x)));
 }
+#else
+inline void store_bf16(uint16_t* p, F a) {
+  const I bits = _mm512_castps_si512(a), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const I rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __mmask16 none = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
+  const I kept = _mm512_mask_mov_epi32(rounded, none, _mm512_set1_epi32(0x7fc00000));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(kept, 16)));
+}
+inline F dot2(F c, const uint16_t* w, const uint16_t* x) {
+  const I pairs = _mm512_loadu_si512(w), upper = _mm512_set1_epi32(int32_t(0xffff0000u));
+  const F even = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)), odd = _mm512_castsi512_ps(_mm512_and_si512(pairs, upper));
+  return fma(odd, set(from_bf16(x[1])), fma(even, set(from_bf16(x[0])), c));
+}
+#endif
 
 inline I set_i(int32_t x) { return _mm512_set1_epi32(x); }
 inline F to_f(I a) { return _mm512_cvtepi32_ps(a); }

@@ -27,7 +27,7 @@ class EdgeOptions(Noun):
         None  # reference; auto: sdpa-flash, or reference where that cannot serve the model
     )
     kv_type: Literal["auto", "f16", "f32"] | None = None  # cpu; auto: f32 for F32 weights, else f16
-    isa: Literal["auto", "scalar", "avx2", "avx512", "amx"] | None = (
+    isa: Literal["auto", "scalar", "avx2", "avx512_vnni", "avx512", "amx"] | None = (
         None  # cpu; auto: the best there is
     )
 

@@ -18,11 +18,12 @@ FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-Wall", "-Wextra",
          "-Wno-maybe-uninitialized", "-pthread")  # fmt: skip  # of GCC 12 on its own header
 SANITIZERS = ("-fsanitize=address,undefined", "-O1", "-g", "-fno-omit-frame-pointer")
 AVX2 = ("-mavx2", "-mfma", "-mf16c")
-AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni",
-          "-mavx512bf16")  # fmt: skip
+AVX512_VNNI = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni")
+AVX512 = (*AVX512_VNNI, "-mavx512bf16")
 # The units of an instruction set of x86-64, each with its own flags; no other unit may have any.
 UNIT_FLAGS = {
     "avx2.cpp": AVX2,
+    "avx512_vnni.cpp": AVX512_VNNI,
     "avx512.cpp": AVX512,
     "amx.cpp": (*AVX512, "-mamx-tile", "-mamx-bf16"),
 }

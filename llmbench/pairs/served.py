@@ -19,8 +19,10 @@ COVERED = {"avx_vnni": "avx512_vnni"}  # the same instruction, narrower: not ask
 START = ": let llmbench start the server (unset OLLAMA_HOST), so that its log can be read"
 BUILT_WITH = re.compile(r"(\w+)\s*=\s*([01])")  # as ggml lists its features
 OURS = re.compile(r"isa (\w+)")  # as edge says which of its units serves
-WIDE = {"AVX2", "AVX512", "AVX512_VNNI", "AVX512_BF16"}
-UNITS = {"scalar": set(), "avx2": {"AVX2"}, "avx512": WIDE, "amx": WIDE}  # what each computes with
+VNNI = {"AVX2", "AVX512", "AVX512_VNNI"}
+WIDE = VNNI | {"AVX512_BF16"}
+UNITS = {"scalar": set(), "avx2": {"AVX2"}, "avx512_vnni": VNNI, "avx512": WIDE,
+         "amx": WIDE}  # fmt: skip  # what each computes with
 
 
 def same(sides: Sides, column: str, name: str) -> Check:

@@ -146,7 +146,7 @@ def logits_of(engine, rows, first):
 
 @pytest.mark.parametrize("window", WINDOWS)
 def test_decoding_follows_the_prompt_across_splits(window, models, truth, isa):
-    """From before a split of 512 keys to behind it, every step."""
+    """From before splits of 256 keys, two and four, to behind them, every step."""
     ids = some_ids(1100)
     expected = truth(window, ids)
     engine = opened(models(window), isa=isa, threads=3)

@@ -672,6 +672,7 @@ def test_a_native_engine_that_tells_no_build_gets_no_verdict(baseline):
     [
         (("avx2", "avx512f", "avx512_bf16"), "isa amx | g++ 12", ""),
         (("avx2", "avx512f"), "isa avx2 | g++ 12", "AVX512"),
+        (("avx2", "avx512f", "avx512_vnni"), "isa avx512_vnni | g++ 12", ""),
         (("avx512_bf16",), "AVX512 = 1", "AVX512_BF16"), (("avx_vnni",), "AVX2 = 1", "AVX_VNNI"),
         (("avx_vnni", "avx512_vnni"), "AVX512_VNNI = 1", ""),
         (("avx2", "amx_int8"), "AVX2 = 1", ""), (("asimddp", "i8mm"), "DOTPROD=1", "MATMUL_INT8"),

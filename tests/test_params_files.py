@@ -21,6 +21,7 @@ FILES = sorted((Path(__file__).parent.parent / "params").glob("*.yaml"))
 GPU = {"kaggle-t4": "T4", "colab-t4": "T4", "colab-l4": "L4", "colab-a100": "A100 40GB",
        "lambda-a100": "A100 40GB", "rtx4090": "RTX 4090", "l40s": "L40S",
        "h200": "H200"}  # file: its data sheet  # fmt: skip
+SEEDS = {"answers-128-cpu": 24}  # of the others; its file says why
 QUANTISED = {"ollama-cpu", "ollama-cpu-4096", "ollama-cpu-long", "four-engines-cpu",
              "answers-16-cpu", "answers-128-cpu", "windows-cpu"}  # fmt: skip
 RUNTIME = GiB // 2  # bytes of a process that `predict` leaves out: a CUDA context and libraries
@@ -56,7 +57,7 @@ def together(study, model, window):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_file_is_planned_anywhere_and_nothing_is_made(path, cache, tmp_path):
     params = load_params(path)
-    assert params.title.endswith("?") and params.seed == 17
+    assert params.title.endswith("?") and params.seed == SEEDS.get(path.stem, 17)
     for study in params.chosen.values():
         check_options(study)
     plan = llmbench.plan(path, outputs=tmp_path / "none")

@@ -121,7 +121,10 @@ def test_the_cpu_engine_is_told_with_its_compiler_its_instructions_and_whether_i
 ) -> None:
     (tmp_path / "api.cpp").write_text('extern "C" int answer() { return 42; }')
     program = tmp_path / "c++"
-    program.write_text('#!/bin/sh\necho "c++ 9.9"\n[ "$1" = --version ] && exit\nfor last; do :; done\n: >"$last"\n')
+    program.write_text(
+        '#!/bin/sh\necho "c++ 9.9"\n[ "$1" = --version ] && exit\n'
+        'for last; do :; done\n: >"$last"\n'
+    )
     program.chmod(0o755)
     monkeypatch.setenv("CXX", str(program))
     monkeypatch.setenv("LLMBENCH_CACHE", str(tmp_path / "cache"))

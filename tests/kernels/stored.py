@@ -14,7 +14,8 @@ import pytest
 PLAIN = ("F32", "F16", "BF16")
 WHOLE = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
 KINDS = PLAIN + WHOLE
-ISAS = ("scalar", "avx2", "avx512_vnni", "avx512", "amx")  # all that there are; a machine may have fewer
+# all that there are; a machine may have fewer
+ISAS = ("scalar", "avx2", "avx512_vnni", "avx512", "amx")
 BLOCKS = {"Q8_0": (32, 34), "Q4_0": (32, 18), "Q4_1": (32, 20), "Q5_0": (32, 22), "Q5_1": (32, 24),
           "Q4_K": (256, 144), "Q5_K": (256, 176), "Q6_K": (256, 210)}  # numbers, bytes  # fmt: skip
 FACTOR = {"Q6_K": 208}  # byte of a block where its float16 factor stands; elsewhere the first

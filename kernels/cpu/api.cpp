@@ -18,9 +18,12 @@ void check_spec(const lb_spec& s) {
     need(n > 0, "a size of the model is not positive");
   need(s.n_heads % s.n_kv_heads == 0, "query heads are no multiple of key heads");
   need(s.head_dim <= MAX_HEAD, "a head's size is above " + std::to_string(MAX_HEAD));
-  need(s.rope_dims % 2 == 0 && s.rope_dims >= 0 && s.rope_dims <= s.head_dim, "rope_dims " + std::to_string(s.rope_dims) + " is no even number from 0 to a head's size");
-  need(s.kv_type == LB_KV_F16 || s.kv_type == LB_KV_F32, "kv_type " + std::to_string(s.kv_type) + " is neither LB_KV_F16 nor LB_KV_F32");
-  need(s.activation == SILU || s.activation == GELU_TANH, "activation " + std::to_string(s.activation) + " is neither 0 (SiLU) nor 1 (GELU)");
+  need(s.rope_dims % 2 == 0 && s.rope_dims >= 0 && s.rope_dims <= s.head_dim,
+       "rope_dims " + std::to_string(s.rope_dims) + " is no even number from 0 to a head's size");
+  need(s.kv_type == LB_KV_F16 || s.kv_type == LB_KV_F32,
+       "kv_type " + std::to_string(s.kv_type) + " is neither LB_KV_F16 nor LB_KV_F32");
+  need(s.activation == SILU || s.activation == GELU_TANH,
+       "activation " + std::to_string(s.activation) + " is neither 0 (SiLU) nor 1 (GELU)");
 }
 
 }  // namespace

@@ -51,7 +51,7 @@ struct Ops {
 };
 
 const Ops* ops_scalar();
-const Ops* ops_avx2();    // null where it was not compiled
+const Ops* ops_avx2();  // this and the next are null where they were not compiled
 const Ops* ops_avx512_vnni();
 const Ops* ops_avx512();
 const Ops* ops_amx();

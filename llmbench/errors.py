@@ -15,6 +15,10 @@ class LlmbenchError(Exception):
         return "\n".join(label + text for label, text in parts if text)
 
 
+class ServesSlowly(UserWarning):
+    """An engine serves what was asked, but slower than it could; said once, then it goes on."""
+
+
 class StudyFailed(LlmbenchError):
     """A study, a notebook or a check ended with faults; what it measured is kept."""
 

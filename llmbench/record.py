@@ -111,6 +111,7 @@ class Served(Noun):
         str  # of the weights in memory: float32, bfloat16, float16, or a quantiser's name
     )
     weight_bytes: int  # as held in memory
+    step_weight_bytes: int | None = None  # of these, what a decode step reads; null: all of them
     file_sha256: str | None = None  # of the GGUF file that was loaded, whatever it was made of
     kv_format: str | None = None  # dtype of the keys and values that are kept; null: not told
     kv_bytes_per_token: int | None = None  # per row

@@ -30,6 +30,7 @@ from llmbench.record import (
     Audit,
     Energy,
     Memory,
+    Point,
     Raw,
     Record,
     Repeat,
@@ -258,7 +259,7 @@ class _Sweep:
         waited = wait_until_idle(others)
         before = Stillness(lane, others)
         try:
-            answer = lane.take_turn(repeat, warmups, self._is_probed(repeat))
+            answer = lane.take_turn(repeat, warmups, self._is_probed(repeat.point))
         except BaseException:
             self._write(repeat, lane, {"status": "interrupted", "reason": "ended from outside"})
             raise
@@ -270,10 +271,9 @@ class _Sweep:
                 answer["memory"] = answer["memory"] | lane.take_shares(repeat)
         return answer
 
-    def _is_probed(self, repeat: Repeat) -> bool:
-        """Whether the turn is one of the study's target on a CPU, whose memory is probed beside."""
-        point = repeat.point
-        return point.device == "cpu" and point.engine == self.study.probed and not point.twin
+    def _is_probed(self, point: Point) -> bool:
+        """Whether memory is read first: before everybody's turns, so that none is favoured."""
+        return self.study.probed and point.device == "cpu"
 
     def _write(self, repeat: Repeat, lane: Lane, answer: dict[str, Any]) -> None:
         kinds = {"raw": Raw, "memory": Memory, "witness": Witness, "audit": Audit}

@@ -6,6 +6,7 @@ engines' processes use no CPU time, and what they and all other processes used i
 
 import secrets
 import time
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from llmbench.errors import ServesSlowly
 from llmbench.hardware import load_average
 from llmbench.points import Group
 from llmbench.profilers.clock import busy_cpu_s
@@ -72,6 +74,8 @@ class Lane:
              "memory_limit_bytes": self.first.memory_limit_bytes, "window": self.first.window},
             self.timeout_s,
         )  # fmt: skip
+        for word in answer.get("slowly", ()):
+            warnings.warn(word, ServesSlowly, stacklevel=2)
         if answer["status"] == "ok":
             named = {"child": secrets.token_hex(4)}
             self.served, self.loaded = Served.model_validate(answer["served"] | named), True

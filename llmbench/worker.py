@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import traceback
+import warnings
 from dataclasses import asdict
 from importlib import import_module
 from multiprocessing.connection import Connection
@@ -27,6 +28,7 @@ from llmbench.errors import (
     Missing,
     OutOfMemory,
     Refused,
+    ServesSlowly,
     StudyFailed,
     Unsupported,
 )
@@ -223,7 +225,8 @@ class Session:
         if options.get("device") == "cpu":  # a GPU's driver maps far more than it uses
             self.limit_bytes = limit_address_space(memory_limit_bytes or available_bytes())
         before = rss_bytes()
-        served = self.engine.load(source, options)
+        with warnings.catch_warnings(record=True) as told:
+            served = self.engine.load(source, options)
         self.files = served_files(self.engine, source)
         tree = [os.getpid(), *self._servers()]
         after = tree_bytes(tree)
@@ -232,7 +235,10 @@ class Session:
             "bare_bytes": self.bare_bytes, "loaded_bytes": alone_bytes(tree),
             "loaded_pss_bytes": after.pss, "limit_bytes": self.limit_bytes,
         }  # fmt: skip
-        return {"status": "ok", "served": served.model_dump(), "servers": self._servers()}
+        return {
+            "status": "ok", "served": served.model_dump(), "servers": self._servers(),
+            "slowly": [str(word.message) for word in told if word.category is ServesSlowly],
+        }  # fmt: skip
 
     def do_make(self, model: str, sha256: str, weights: str) -> dict[str, Any]:
         """Make the file of `model` in the format `weights`, unless it is here."""

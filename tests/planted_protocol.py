@@ -69,7 +69,8 @@ def _timed(
 ) -> pd.DataFrame:
     frame = grid.assign(study="ollama_comparison", twin=twin, others_cpu_s=0.0, tpot_s=tpot,
                         decode_tok_per_s=1 / tpot, ttft_s=0.02 * factor,
-                        weight_bytes=float(weight_bytes))  # fmt: skip
+                        weight_bytes=float(weight_bytes),
+                        step_weight_bytes=float(weight_bytes))  # fmt: skip
     frame["e2e_s"] = frame["ttft_s"] + 15 * frame["tpot_s"]
     frame["mbu"] = (frame["weight_bytes"] + frame["kv_read_bytes"]) / tpot / 40e9
     frame["rss_peak_bytes"] = frame["peak_bytes"] = frame["weight_bytes"] + 200 * 2**20

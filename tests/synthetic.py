@@ -38,6 +38,7 @@ def rows(
         repeat=0, status="ok", reason=None, measured_at="2026-03-01T10:00:00+00:00",
         sequence=range(n), environment="env-" + fingerprint, fingerprint=fingerprint,
         impl="eager", attention_impl="sdpa", weight_format="float32", weight_bytes=WEIGHTS,
+        step_weight_bytes=float(WEIGHTS),
         served_threads=2.0, served_device="cpu", served_window=np.nan, versions="v 1",
         kv_bytes_per_token=KV, load_s=0.4, held_bytes=WEIGHTS,
         read_bytes_per_s=np.nan, warmup_s=0.1, preview=process_runs * blocks < 10,

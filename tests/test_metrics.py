@@ -70,6 +70,14 @@ def test_definitions_by_hand():
     assert list(frame.columns) == metrics.COLUMNS
 
 
+def test_of_weights_that_a_step_does_not_read_the_roof_knows_nothing():
+    told = record()
+    told["served"]["step_weight_bytes"] = 4 * 10**4
+    row = metrics.frame_of([told], ENVIRONMENTS, "r").iloc[0]
+    assert row["weight_bytes"] == 1e5
+    assert row["mbu"] == pytest.approx((4e4 + 2 * 64 * 101.5) / 0.002 / 1e9)
+
+
 def test_the_columns_are_those_of_the_page():
     page = ROOMS.read_text(encoding="utf-8").split("## The frame")[1]
     named = {word for part in page.split("`")[1::2] for word in part.split()}

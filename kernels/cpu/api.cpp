@@ -50,7 +50,10 @@ int lb_vector(lb_engine* e, int slot, int layer, int count, const float* values)
 }
 
 int lb_scores(lb_engine* e, int layer, float scale, float cap, int window) {
-  return guarded([&] { e->engine.set_scores(layer, scale, cap, window); });
+  return guarded([&] {
+    need(window >= 0, "a window of " + std::to_string(window) + " keys");
+    e->engine.set_scores(layer, scale, cap, window);
+  });
 }
 
 int lb_ready(lb_engine* e) {
@@ -67,6 +70,7 @@ int lb_begin(lb_engine* e, int rows, int tokens) {
 
 int lb_forward(lb_engine* e, const int32_t* ids, int rows, int count, int every, int32_t* best, float* logits) {
   return guarded([&] {
+    need(e->engine.whole(), "forward before all of the model is there (lb_ready)");
     need(count >= 1, "no tokens");
     need(rows == e->engine.rows(), "another number of rows than the cache has");
     need(count <= e->engine.room() - e->engine.used(),

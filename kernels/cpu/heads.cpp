@@ -34,6 +34,13 @@ void rotate(const float* x, const float* cos, const float* sin, int half, bool n
   for (int j = 2 * half; j < dim; ++j) y[j] = x[j] * scale;
 }
 
+// Whether float16 holds all of LANES numbers: those from 65,520 on round to infinity.
+bool in_f16(const float* x) {
+  bool all = true;
+  for (int i = 0; i < LANES; ++i) all &= std::fabs(x[i]) < 65520;
+  return all;
+}
+
 }  // namespace
 
 // Queries, keys turned to their positions; keys and values appended to the cache.
@@ -53,6 +60,7 @@ void Engine::place(int thread, const Layer& layer, int number) {
     for (int j = 0; j < dim_; j += LANES) {
       const size_t to_v = (size_t(g) * dim_ + j) * room_ + size_t(at) * LANES;
       if (kv_item() == 2) {
+        if (!in_f16(key + j) || !in_f16(value + j)) beyond_f16_.store(true, std::memory_order_relaxed);
         ops_->keep_f16(key + j, reinterpret_cast<uint16_t*>(ks) + to_k + size_t(j) * LANES, LANES, LANES);
         ops_->keep_f16(value + j, reinterpret_cast<uint16_t*>(vs) + to_v, LANES, 1);
       } else {
@@ -106,9 +114,8 @@ void Engine::attend(int thread, const Layer& layer, int number) {
 
 // The heads' sums, their splits put together, as the input of the output projection.
 void Engine::gather(int thread, unsigned wanted) {
-  Inputs& in = copies_[alone_ ? thread : 0].in;
+  Inputs& in = copy(thread).of_heads;
   const int d = spec_.head_dim, heads = spec_.n_heads, parts = splits();
-  in.cols = int(padded(long(heads) * d, GROUP));
   for_tokens(thread, [&](int t) {
     for (int h = 0; h < heads; ++h) {
       float* out = in.f32 + long(t) * in.cols + h * d;

@@ -60,7 +60,7 @@ void lb_close(lb_engine*);
 
 /* One matrix by itself, for tests and benchmarks. x (tokens, cols), y (tokens, rows). */
 int lb_pack(int ggml_type, int rows, int cols, const void* raw, const char* isa, int threads, lb_packed** out);
-int lb_product(lb_packed*, const float* x, int tokens, float* y);
+int lb_product(lb_packed*, const float* x, int tokens, int walk, float* y); /* one token goes by `walk` of walks.h */
 int lb_row(const lb_packed*, int row, float* out);
 int lb_repeat(lb_packed*, int tokens, int times, double* seconds); /* of so many products of some input */
 void lb_free(lb_packed*);

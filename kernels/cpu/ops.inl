@@ -217,7 +217,7 @@ void product(const Matrix& w, int b, const Inputs& x, int first, int count, floa
 inline void group_to_i8(const float* x, int8_t* q, float* scale, int32_t* sums) {
   const F a = load(x), b = load(x + 16);
   const float most = top(larger(size(a), size(b)));
-  const F factor = set(most > 0 ? 127.0f / most : 0.0f);
+  const F factor = set(most > 1e-30f ? 127.0f / most : 0.0f);  // beyond a float32's range below that
   *scale = most / 127.0f;
   sums[0] = sum_i(store_i8(q, nearest(mul(a, factor))));
   sums[1] = sum_i(store_i8(q + 16, nearest(mul(b, factor))));

@@ -30,14 +30,14 @@ const Stored* stored(int type) {
 
 // 32 numbers of a row: stored whole numbers (as unsigned), two scales or a scale and an offset.
 struct Group {
-  uint32_t words[8];  // columns 4g to 4g + 3
-  float first, second;
+  uint32_t words[8];        // columns 4g to 4g + 3
+  uint16_t first, second;  // float16
 };
 
-inline float half_at(const uint8_t* p) {
+inline uint16_t half_at(const uint8_t* p) {
   uint16_t h;
   std::memcpy(&h, p, 2);
-  return from_f16(h);
+  return h;
 }
 
 inline uint32_t word_at(const uint8_t* p) {
@@ -74,8 +74,8 @@ inline void six_bits(const uint8_t* s, int j, float* scale, float* offset) {
 inline void scaled(const uint8_t* p, int j, Group* out) {  // of Q4_K and Q5_K
   float scale, offset;
   six_bits(p + 4, j, &scale, &offset);
-  out->first = half_at(p) * scale;
-  out->second = -half_at(p + 2) * offset;
+  out->first = to_f16(from_f16(half_at(p)) * scale);
+  out->second = to_f16(-from_f16(half_at(p + 2)) * offset);
 }
 
 inline void half_bytes(const uint8_t* p, int j, uint32_t* words) {  // of Q4_K and Q5_K: 32 of 256
@@ -90,8 +90,9 @@ void read_q6_k(const uint8_t* p, int j, Group* out) {
     out->words[g] = four | (word_at(high + 4 * g) >> 2 * quarter & 3 * EACH) << 4;
   }
   const int8_t* scales = reinterpret_cast<const int8_t*>(p + 192 + 8 * half + 2 * quarter);
-  out->first = half_at(p + 208) * scales[0];
-  out->second = half_at(p + 208) * scales[1];
+  const float scale = from_f16(half_at(p + 208));
+  out->first = to_f16(scale * scales[0]);
+  out->second = to_f16(scale * scales[1]);
 }
 
 // Group `j` of 32 numbers in the block at `p`.
@@ -152,7 +153,6 @@ int stored_number(int bits, const uint8_t* p, int r, int column) {
   return four;
 }
 
-bool finite_number(uint32_t v) { return (v & 0x7f800000u) != 0x7f800000u; }
 bool finite_half(int kind, uint16_t v) {
   const unsigned odd = kind == BF16 ? 0x7f80u : 0x7c00u;
   return (v & odd) != odd;
@@ -166,28 +166,48 @@ bool pack_whole(const Matrix& w, uint8_t* data, const Stored& from, const uint8_
   for (int g = 0; g < w.groups(); ++g) {
     Group group;
     read_group(from.type, row + size_t(from.bytes) * (g / within), g % within, &group);
-    const uint16_t first = to_f16(group.first), second = to_f16(group.second);
-    if (!finite_half(w.kind, first) || !finite_half(w.kind, second)) return false;
+    if (!finite_half(w.kind, group.first) || !finite_half(w.kind, group.second)) return false;
     put_group(bits, group.words, r, block + w.values_at(g));
     uint16_t* at = reinterpret_cast<uint16_t*>(block + w.scales_at(g)) + r;
-    at[0] = first;
-    if (scales == 2) at[LANES] = second;
+    at[0] = group.first;
+    if (scales == 2) at[LANES] = group.second;
   }
   return true;
 }
 
-bool pack_plain(const Matrix& w, uint8_t* data, const uint8_t* raw, int b, int r) {
-  const size_t itemsize = w.kind == F32 ? 4 : 2;
-  const uint8_t* row = raw + itemsize * w.cols * size_t(b * LANES + r);
-  uint8_t* block = data + w.block_bytes() * b;
+// Float32 and pairs of bfloat16 are words of 4 bytes, which go where they are wanted as they are.
+bool pack_words(const Matrix& w, uint8_t* block, const uint8_t* row, int r) {
+  const int numbers = w.kind == F32 ? 1 : 2, words = w.cols / numbers;
+  const uint32_t upper = 0x7f800000u, lower = w.kind == F32 ? 0 : 0x7f80u;  // exponents
   bool finite = true;
-  for (int k = 0; k < w.cols; ++k) {
-    const size_t to = w.kind == BF16 ? size_t(k / 2) * 32 + 2 * r + k % 2 : size_t(k) * 16 + r;
-    std::memcpy(block + itemsize * to, row + itemsize * k, itemsize);
-    if (itemsize == 4) finite &= finite_number(word_at(row + 4 * k));
-    else finite &= finite_half(w.kind, uint16_t(row[2 * k] | row[2 * k + 1] << 8));
+  for (int j = 0; j < words; ++j) {
+    const uint32_t word = word_at(row + 4 * j);
+    finite &= (word & upper) != upper && (!lower || (word & lower) != lower);
+    put(block + 64 * size_t(j) + 4 * r, word);
+  }
+  if (w.cols % numbers) {  // half a pair
+    const uint16_t last = half_at(row + 4 * words);
+    finite &= finite_half(w.kind, last);
+    std::memcpy(block + 64 * size_t(words) + 4 * r, &last, 2);
   }
   return finite;
+}
+
+bool pack_f16(const Matrix& w, uint8_t* block, const uint8_t* row, int r) {
+  bool finite = true;
+  for (int k = 0; k < w.cols; ++k) {
+    const uint16_t number = half_at(row + 2 * k);
+    finite &= finite_half(w.kind, number);
+    std::memcpy(block + 2 * (size_t(k) * LANES + r), &number, 2);
+  }
+  return finite;
+}
+
+bool pack_row(const Matrix& w, uint8_t* data, const Stored& from, const uint8_t* raw, int b, int r) {
+  if (whole_numbers(w.kind)) return pack_whole(w, data, from, raw, b, r);
+  const uint8_t* row = raw + row_bytes(from.type, w.cols) * size_t(b * LANES + r);
+  uint8_t* block = data + w.block_bytes() * b;
+  return w.kind == F16 ? pack_f16(w, block, row, r) : pack_words(w, block, row, r);
 }
 
 }  // namespace
@@ -210,11 +230,8 @@ size_t row_bytes(int type, int cols) {
 bool pack_blocks(const Matrix& w, uint8_t* data, int type, const void* raw, int first, int end) {
   const Stored& from = *stored(type);
   for (int b = first; b < end; ++b)
-    for (int r = 0; r < LANES && b * LANES + r < w.rows; ++r) {
-      const uint8_t* bytes = static_cast<const uint8_t*>(raw);
-      if (!(whole_numbers(w.kind) ? pack_whole(w, data, from, bytes, b, r) : pack_plain(w, data, bytes, b, r)))
-        return false;
-    }
+    for (int r = 0; r < LANES && b * LANES + r < w.rows; ++r)
+      if (!pack_row(w, data, from, static_cast<const uint8_t*>(raw), b, r)) return false;
   return true;
 }
 

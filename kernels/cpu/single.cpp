@@ -51,6 +51,7 @@ struct Product {
   lb_packed* packed;
   const Inputs* in;
   int tokens;
+  int walk;
   float* y;  // (tokens, blocks * LANES)
   int times;
 };
@@ -63,7 +64,7 @@ void product_in(void* context, int thread) {
   for (int i = 0; i < p.times; ++i) {
     for (int unit; (unit = p.packed->team.take(thread, units)) >= 0;)
       product_blocks(*p.packed->ops, w, unit * chunk, std::min(w.blocks(), (unit + 1) * chunk), *p.in, p.tokens,
-                     p.y + unit * chunk * LANES, ld, p.packed->choice.walk());
+                     p.y + unit * chunk * LANES, ld, p.walk);
     p.packed->team.barrier();
   }
 }
@@ -113,13 +114,14 @@ int lb_pack(int type, int rows, int cols, const void* raw, const char* isa, int 
   });
 }
 
-int lb_product(lb_packed* p, const float* x, int tokens, float* y) {
+int lb_product(lb_packed* p, const float* x, int tokens, int walk, float* y) {
   return guarded([&] {
     need(tokens >= 1, "no tokens");
+    need(walk == 0 || walk == 1, "there are two walks, 0 and 1");
     const OwnInputs own(p->ops, p->w, x, tokens);
     const long ld = long(p->w.blocks()) * LANES;
     std::vector<float> wide(size_t(ld) * tokens, NAN);
-    Product product{p, &own.in, tokens, wide.data(), 1};
+    Product product{p, &own.in, tokens, walk, wide.data(), 1};
     p->team.run(product_in, &product);
     for (int t = 0; t < tokens; ++t) std::copy_n(wide.data() + t * ld, p->w.rows, y + size_t(t) * p->w.rows);
   });
@@ -138,12 +140,14 @@ int lb_repeat(lb_packed* p, int tokens, int times, double* seconds) {
     std::vector<float> x(size_t(p->w.cols) * tokens), y(size_t(p->w.blocks()) * LANES * tokens);
     for (size_t i = 0; i < x.size(); ++i) x[i] = float(int(i * 37 % 201) - 100) / 100;
     const OwnInputs own(p->ops, p->w, x.data(), tokens);
-    Product product{p, &own.in, tokens, y.data(), 1};
+    Product product{p, &own.in, tokens, 0, y.data(), 1};
     while (tokens == 1 && !p->choice.settled()) {
+      product.walk = p->choice.walk();
       const double tried = now();
       p->team.run(product_in, &product);
       p->choice.took(now() - tried);
     }
+    product.walk = p->choice.walk();
     product.times = times;
     const double begun = now();
     p->team.run(product_in, &product);

@@ -75,7 +75,7 @@ void Engine::to_inputs(Inputs& in, int token, int cols, unsigned wanted) {
 }
 
 void Engine::embed(int thread) {
-  Copy& mine = copies_[alone_ ? thread : 0];
+  Copy& mine = copy(thread);
   for_tokens(thread, [&](int t) {
     float* x = mine.x + t * ld_c_;
     unpack_row(embedding_, ids_[t], x);
@@ -85,11 +85,10 @@ void Engine::embed(int thread) {
 
 // The stream takes what was made last; its norm becomes the next input.
 void Engine::settle(int thread, const float* made, long ld, const float* after, const float* gain, unsigned wanted) {
-  Copy& mine = copies_[alone_ ? thread : 0];
+  Copy& mine = copy(thread);
   const int c = spec_.d_model;
-  mine.in.cols = int(padded(c, GROUP));
   for_tokens(thread, [&](int t) {
-    float *x = mine.x + t * ld_c_, *in = mine.in.f32 + long(t) * mine.in.cols;
+    float *x = mine.x + t * ld_c_, *in = mine.of_stream.f32 + long(t) * mine.of_stream.cols;
     if (made) {
       const float* add = made + t * ld;
       if (after) {
@@ -99,13 +98,12 @@ void Engine::settle(int thread, const float* made, long ld, const float* after, 
       for (int i = 0; i < c; ++i) x[i] += spec_.residual_scale * add[i];
     }
     ops_->norm(x, gain, spec_.eps, c, in);
-    to_inputs(mine.in, t, c, wanted);
+    to_inputs(mine.of_stream, t, c, wanted);
   });
 }
 
 // Several matrices times the same inputs.
-void Engine::products(int thread, const Job* jobs, int count) {
-  const Inputs& in = inputs(thread);
+void Engine::products(int thread, const Inputs& in, const Job* jobs, int count) {
   int units[3], chunks[3], all = 0;
   for (int j = 0; j < count; ++j) {
     chunks[j] = chunk_of(*jobs[j].w, n_, team_.active());
@@ -124,7 +122,7 @@ void Engine::products(int thread, const Job* jobs, int count) {
 // activation(gate x) * up x, a few blocks of both at a time; then the inputs of the last product.
 void Engine::gated(int thread, const Layer& layer) {
   const Matrix &gate = layer.gate, &up = layer.up;
-  const Inputs& in = inputs(thread);
+  const Inputs& in = copy(thread).of_stream;
   const int chunk = std::min(BESIDE, std::max(1, chunk_of(gate, n_, team_.active()) / 2));
   float* beside = beside_ + size_t(thread) * most_ * BESIDE * LANES;
   for (int unit; (unit = team_.take(thread, units_of(gate, chunk))) >= 0;) {
@@ -139,8 +137,7 @@ void Engine::gated(int thread, const Layer& layer) {
   }
   team_.barrier();
   mark(thread, LB_AT_GATE_UP);
-  Inputs& next = copies_[alone_ ? thread : 0].in;
-  next.cols = int(padded(spec_.d_ff, GROUP));
+  Inputs& next = copy(thread).of_mlp;
   for_tokens(thread, [&](int t) {
     std::copy_n(hidden_ + t * ld_ff_, spec_.d_ff, next.f32 + long(t) * next.cols);
     to_inputs(next, t, spec_.d_ff, wants({&layer.down}));
@@ -150,7 +147,7 @@ void Engine::gated(int thread, const Layer& layer) {
 // Logits of each token, or of the last of each row, and the likeliest of each row.
 void Engine::head(int thread) {
   const Matrix& w = spec_.tied ? embedding_ : head_;
-  const Inputs& in = inputs(thread);
+  const Inputs& in = copy(thread).of_stream;
   const int v = spec_.vocab_size, stride = every_ ? 1 : per_row_, rows = n_ / per_row_;
   const int chunk = chunk_of(w, 1, team_.active());
   float* best_at = best_at_.data() + size_t(thread) * rows;
@@ -186,7 +183,7 @@ void Engine::pass(int thread) {
     settle(thread, made, ld_c_, after, layer.attention_norm, wants({&layer.q, &layer.k, &layer.v}));
     mark(thread, LB_AT_INPUTS);
     const Job qkv[] = {{&layer.q, q_, ld_q_}, {&layer.k, k_, ld_kv_}, {&layer.v, v_, ld_kv_}};
-    products(thread, qkv, 3);
+    products(thread, copy(thread).of_stream, qkv, 3);
     mark(thread, LB_AT_QKV);
     place(thread, layer, number);
     mark(thread, LB_AT_PLACE);
@@ -195,14 +192,14 @@ void Engine::pass(int thread) {
     gather(thread, wants({&layer.o}));
     mark(thread, LB_AT_INPUTS);
     const Job o = {&layer.o, made_, ld_c_};
-    products(thread, &o, 1);
+    products(thread, copy(thread).of_heads, &o, 1);
     mark(thread, LB_AT_O);
     settle(thread, made_, ld_c_, layer.after_attention_norm, layer.mlp_norm, wants({&layer.gate, &layer.up}));
     mark(thread, LB_AT_INPUTS);
     gated(thread, layer);
     mark(thread, LB_AT_INPUTS);
     const Job down = {&layer.down, made_, ld_c_};
-    products(thread, &down, 1);
+    products(thread, copy(thread).of_mlp, &down, 1);
     mark(thread, LB_AT_DOWN);
     made = made_;
     after = layer.after_mlp_norm;

@@ -2,6 +2,7 @@
 //
 // Shapes: N tokens of a pass, C width, H heads, G key/value heads, D head size, V vocabulary.
 #pragma once
+#include <atomic>
 #include <initializer_list>
 #include <string>
 #include <vector>
@@ -53,7 +54,7 @@ class Engine {
   void set_matrix(int slot, int layer, int type, int rows, int cols, const void* raw);
   void set_vector(int slot, int layer, int count, const float* values);
   void set_scores(int layer, float scale, float cap, int window);
-  void check_whole() const;  // throws std::invalid_argument naming what is still missing
+  void check_whole();  // throws std::invalid_argument naming what is still missing
 
   // An empty cache with room for `tokens` in each of `rows`.
   void begin(int rows, int tokens);
@@ -62,6 +63,7 @@ class Engine {
   // (rows, V) of the last, or (rows, count, V) with `every`; either may be null.
   void forward(const int32_t* ids, int rows, int count, bool every, int32_t* best, float* logits);
 
+  bool whole() const { return whole_; }
   int used() const { return used_; }
   int room() const { return tokens_; }
   int rows() const { return rows_; }
@@ -71,7 +73,8 @@ class Engine {
 
  private:
   struct Job { const Matrix* w; float* out; long ld; };
-  struct Copy { float* x; Inputs in; };  // the stream and the inputs of a thread, or of all
+  // The stream of a thread, or of all, and room for inputs that is seen in three widths.
+  struct Copy { float* x; Inputs of_stream, of_heads, of_mlp; };
 
   Matrix& matrix(int slot, int layer);
   const float** vector(int slot, int layer);
@@ -93,7 +96,7 @@ class Engine {
   void embed(int thread);
   void settle(int thread, const float* made, long ld, const float* after, const float* gain, unsigned wanted);
   void to_inputs(Inputs& in, int token, int cols, unsigned wanted);
-  void products(int thread, const Job* jobs, int count);
+  void products(int thread, const Inputs& in, const Job* jobs, int count);
   void place(int thread, const Layer& layer, int number);
   void attend(int thread, const Layer& layer, int number);
   void attend_unit(const Layer& layer, int number, int unit);
@@ -109,7 +112,7 @@ class Engine {
   char* values(int layer, int row) const { return keys(layer, row) + kv_bytes(); }
   int splits() const { return per_row_ > 1 ? 1 : (used_ + per_row_ + LB_SPLIT - 1) / LB_SPLIT; }
   int tiles() const { return (per_row_ * group_ + TILE - 1) / TILE; }
-  const Inputs& inputs(int thread) const { return copies_[alone_ ? thread : 0].in; }
+  Copy& copy(int thread) { return copies_[alone_ ? thread : 0]; }
 
   const lb_spec spec_;
   const Ops* ops_;
@@ -139,6 +142,8 @@ class Engine {
   float* logits_ = nullptr;
   std::vector<int32_t> best_;
   std::vector<float> best_at_, head_out_;  // of each thread: the best so far; a chunk of logits
+  std::atomic<bool> beyond_f16_{false};    // a key or value that the cache cannot hold
+  bool whole_ = false;                     // nothing is missing any more
   double marked_ = 0;
 };
 

@@ -91,7 +91,7 @@ void Team::look_back() {
 }
 
 void Team::serve(int thread) {
-  int seen = 0;
+  unsigned seen = 0;
   for (;;) {
     if (!soon([&] { return jobs_.load(std::memory_order_acquire) != seen; })) {
       std::unique_lock<std::mutex> lock(mutex_);
@@ -111,7 +111,7 @@ void Team::serve(int thread) {
 }
 
 // Spin, then sleep: a core that is left empty takes over the thread that another program keeps waiting.
-void Team::await(int phase) {
+void Team::await(unsigned phase) {
   if (soon([&] { return phase_.load(std::memory_order_acquire) != phase; })) return;
   waited_.fetch_add(1, std::memory_order_relaxed);
   std::unique_lock<std::mutex> lock(mutex_);
@@ -121,7 +121,8 @@ void Team::await(int phase) {
 }
 
 void Team::barrier() {
-  const int phase = phase_.load(std::memory_order_relaxed), all = active_;  // both may change once the last has arrived
+  const unsigned phase = phase_.load(std::memory_order_relaxed);  // this and the next may change
+  const int all = active_;                                        // once the last has arrived
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 < all) return await(phase);
   for (int t = 0; t < size_; ++t) counters_[t].taken.store(0, std::memory_order_relaxed);
   arrived_.store(0, std::memory_order_relaxed);

@@ -40,7 +40,7 @@ class Team {
 
   void serve(int thread);
   void end();
-  void await(int phase);
+  void await(unsigned phase);
   void look_back();
 
   const int size_;
@@ -49,9 +49,9 @@ class Team {
   std::atomic<int> waited_{0};                   // waits of the present job that outlasted patience
   std::unique_ptr<Counter[]> counters_;
   alignas(64) std::atomic<int> arrived_{0};
-  alignas(64) std::atomic<int> phase_{0};
+  alignas(64) std::atomic<unsigned> phase_{0};
   std::atomic<int> sleeping_{0};
-  alignas(64) std::atomic<int> jobs_{0};
+  alignas(64) std::atomic<unsigned> jobs_{0};
   std::atomic<bool> ending_{false};
   void (*job_)(void*, int) = nullptr;
   void* context_ = nullptr;

@@ -122,7 +122,7 @@ void Engine::set_scores(int layer, float scale, float cap, int window) {
   l.window = window;
 }
 
-void Engine::check_whole() const {
+void Engine::check_whole() {
   for (int n = 0; n < spec_.n_layers; ++n) {
     const Layer& l = layers_[n];
     const Matrix* const all[] = {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down};
@@ -133,6 +133,7 @@ void Engine::check_whole() const {
   if (!embedding_.data || !norm_) bad("no embedding, or no last norm");
   if (!spec_.tied && !head_.data) bad("no head");
   if (spec_.rope_dims && (!rope_near_ || !rope_far_)) bad("no rotations");
+  whole_ = true;
 }
 
 void Engine::begin(int rows, int tokens) {
@@ -167,11 +168,16 @@ void Engine::make_room(int tokens) {
   for (Copy& copy : copies_) {
     const long some = &copy == &copies_[0] ? most : FEW;
     copy.x = buffers_.take<float>(ld_c_ * some);
-    copy.in.f32 = buffers_.take<float>(widest * some);
-    copy.in.bf16 = buffers_.take<uint16_t>(widest * padded(some, MANY));
-    copy.in.i8 = buffers_.take<int8_t>(widest * some);
-    copy.in.scale = buffers_.take<float>(widest / GROUP * some);
-    copy.in.sums = buffers_.take<int32_t>(widest / 16 * some);
+    Inputs in;
+    in.f32 = buffers_.take<float>(widest * some);
+    in.bf16 = buffers_.take<uint16_t>(widest * padded(some, MANY));
+    in.i8 = buffers_.take<int8_t>(widest * some);
+    in.scale = buffers_.take<float>(widest / GROUP * some);
+    in.sums = buffers_.take<int32_t>(widest / 16 * some);
+    copy.of_stream = copy.of_heads = copy.of_mlp = in;
+    copy.of_stream.cols = int(padded(spec_.d_model, GROUP));
+    copy.of_heads.cols = int(padded(long(spec_.n_heads) * spec_.head_dim, GROUP));
+    copy.of_mlp.cols = int(padded(spec_.d_ff, GROUP));
   }
   q_ = buffers_.take<float>(ld_q_ * most);
   k_ = buffers_.take<float>(ld_kv_ * most);
@@ -199,9 +205,13 @@ void Engine::pass_tokens(const int32_t* ids, int per_row, int row, int rows) {
   const Matrix& last = spec_.tied ? embedding_ : head_;
   head_out_.resize(size_t(team_.size()) * chunk_of(last, 1, 1) * LANES);  // one thread takes the most at a time
   walk_ = n_ == 1 || choice_.settled() ? choice_.walk() : 0;
+  beyond_f16_ = false;
   const auto begun = std::chrono::steady_clock::now();
   team_.run([](void* engine, int thread) { static_cast<Engine*>(engine)->pass(thread); }, this, alone_);
   if (n_ == 1) choice_.took(std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count());
+  if (beyond_f16_)
+    throw std::runtime_error("a key or a value is beyond 65,504, the largest number of its float16 cache; "
+                             "one of float32 (kv_type: f32) holds it");
 }
 
 void Engine::forward(const int32_t* ids, int rows, int count, bool every, int32_t* best, float* logits) {
@@ -216,7 +226,7 @@ void Engine::forward(const int32_t* ids, int rows, int count, bool every, int32_
         const float a = best_at_[size_t(t) * some + r], b = best_at_[size_t(winner) * some + r];
         if (a > b || (a == b && best_[size_t(t) * some + r] < best_[size_t(winner) * some + r])) winner = t;
       }
-      if (best_at_[size_t(winner) * some + r] == -INFINITY) throw std::runtime_error("no logit is a finite number, as when keys or values are beyond float16");
+      if (best_at_[size_t(winner) * some + r] == -INFINITY) throw std::runtime_error("no logit is a finite number");
       best[row + r] = best_[size_t(winner) * some + r];
     }
   };

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from llmbench.errors import Unsupported
+from llmbench.errors import ServesSlowly, Unsupported
 from llmbench.hardware import usable_cpus
 from llmbench.kernels import cpu
 from llmbench.kernels.build import cpu_build
@@ -32,7 +32,8 @@ class CpuDecoder:
         """Raises: Unsupported, Missing, BadParams, OutOfMemory."""
         if threads > (cpus := usable_cpus()):
             warnings.warn(f"engine edge, impl cpu: {threads} threads on {cpus} CPUs wait for each "
-                          f"other; threads: {cpus} is faster", stacklevel=2)  # fmt: skip
+                          f"other; threads: {cpus} is faster", ServesSlowly,
+                          stacklevel=2)  # fmt: skip
         config = model.config
         self.spec, self.traits = traits_of(config)
         self.rope = rope_of(config, self.spec.head_dim)  # before any weight: it may refuse
@@ -53,8 +54,10 @@ class CpuDecoder:
             warnings.warn("engine edge, impl cpu: this CPU has none of the instruction sets that "
                           "it is written for (on x86-64 AVX2 with FMA and F16C is the least), so "
                           "the portable code serves, which is many times slower; isa: scalar asks "
-                          "for it without this word", stacklevel=2)  # fmt: skip
+                          "for it without this word", ServesSlowly, stacklevel=2)  # fmt: skip
         self.weight_bytes, self.threads = sum(sizes), threads
+        looked_up = 0 if self.spec.tied else sizes[list(matrices).index(("embedding", 0))]
+        self.step_weight_bytes = self.weight_bytes - looked_up  # of it a token needs one row
         self.weight_format = _format_of(model, self.kinds)
         self._fill(matrices, vectors)
         weights.close()
@@ -88,7 +91,7 @@ class CpuDecoder:
         """What the record says of it."""
         return {
             "attention_impl": "tiled", "weight_format": self.weight_format,
-            "weight_bytes": self.weight_bytes,
+            "weight_bytes": self.weight_bytes, "step_weight_bytes": self.step_weight_bytes,
             "kv_format": {"f16": "float16", "f32": "float32"}[self.kv_type],
             "kv_bytes_per_token": kv_bytes_per_token(self.spec, cpu.KV_BYTES[self.kv_type]),
             "threads": self.threads, "device": "cpu",

@@ -30,7 +30,7 @@ class Side:
     """One engine: median of process runs with its interval, and what a decode step reads."""
 
     value: Interval  # SI units
-    step_bytes: float  # weights as held and the keys and values of the context; NaN: not told
+    step_bytes: float  # weights that it reads and the keys and values of the context; NaN: not told
     bytes_per_s: float  # that its decode implies
 
 
@@ -109,8 +109,8 @@ def _side(rows: pd.DataFrame, metric: str) -> Side:
 
 def _step_bytes(rows: pd.DataFrame) -> pd.Series:
     """Bytes that a decode step reads; where an engine does not tell its cache, of the weights."""
-    held = rows["weight_bytes"].where(rows["weight_bytes"] > 0)
-    return held + rows["batch_size"] * rows["kv_read_bytes"].fillna(0)
+    weights = rows["step_weight_bytes"].where(rows["step_weight_bytes"] > 0)
+    return weights + rows["batch_size"] * rows["kv_read_bytes"].fillna(0)
 
 
 def _share(rows: pd.DataFrame) -> tuple[float, float, str]:

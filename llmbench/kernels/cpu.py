@@ -59,7 +59,7 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "lb_seconds": (None, [Handle, POINTER(c_double)]),
     "lb_close": (None, [Handle]),
     "lb_pack": (c_int, [c_int, c_int, c_int, Handle, c_char_p, c_int, POINTER(Handle)]),
-    "lb_product": (c_int, [Handle, Handle, c_int, Handle]),
+    "lb_product": (c_int, [Handle, Handle, c_int, c_int, Handle]),
     "lb_row": (c_int, [Handle, c_int, Handle]),
     "lb_repeat": (c_int, [Handle, c_int, c_int, POINTER(c_double)]),
     "lb_free": (None, [Handle]),
@@ -117,12 +117,13 @@ class Packed:
         check(library().lb_pack(NUMBER_OF.get(kind, -1), rows, cols, pointer(raw), isa.encode(),
                                 threads, byref(self._handle)), "kernels")  # fmt: skip
 
-    def product(self, x: np.ndarray) -> np.ndarray:
-        """(tokens, rows) float32: x (tokens, cols) float32 times the matrix."""
+    def product(self, x: np.ndarray, walk: int = 0) -> np.ndarray:
+        """(tokens, rows) float32: x (tokens, cols) float32 times the matrix, one by `walk`."""
         x = np.ascontiguousarray(x, np.float32)
         assert x.shape[1] == self.cols
         y = np.full((len(x), self.rows), np.nan, np.float32)
-        check(library().lb_product(self._handle, pointer(x), len(x), pointer(y)), "kernels")
+        check(library().lb_product(self._handle, pointer(x), len(x), walk, pointer(y)),
+              "kernels")  # fmt: skip
         return y
 
     def row(self, row: int) -> np.ndarray:

@@ -42,7 +42,8 @@ COLUMNS = [
     "process_run", "child", "block", "repeat", "status", "reason", "flags", "measured_at",
     "sequence", "environment",
     "fingerprint", "impl", "attention_impl", "weight_format", "file_sha256",
-    "weight_bytes", "kv_format", "kv_bytes_per_token", "load_s", "ttft_s", "prefill_s", "tpot_s",
+    "weight_bytes", "step_weight_bytes", "kv_format", "kv_bytes_per_token", "load_s", "ttft_s",
+    "prefill_s", "tpot_s",
     "e2e_s", "warmups", "warmup_s", "itl_s",
     "prefill_tok_per_s", "decode_tok_per_s", "mbu", "mfu", "machine_busy_share", "kv_read_bytes",
     "peak_bytes", *MEMORY, "output_sha256", "agreement", "others_cpu_s", "idle_wait_s",
@@ -137,7 +138,7 @@ def measured(rows: Sequence[dict], environments: Mapping[str, Mapping], run: str
            for name in ("impl", "attention_impl", "weight_format", "file_sha256",
                         "kv_format")}
         | {name: served.column(name, float)
-           for name in ("weight_bytes", "kv_bytes_per_token", "load_s")}
+           for name in ("weight_bytes", "step_weight_bytes", "kv_bytes_per_token", "load_s")}
         | {name: memory.column(name, float)
            for name in MEMORY}
         | {name: quiet.column(name, float)
@@ -228,7 +229,8 @@ def _derived(frame: pd.DataFrame, environments: Mapping[str, Mapping]) -> pd.Dat
     roofs = [known[place] for place in where]
     roof = np.array([known.get("bytes_per_s") or np.nan for known in roofs], float)
     roof = np.where(np.isnan(roof), roof, np.fmax(roof, _read_beside(frame, environments)))
-    frame["mbu"] = mbu(frame["weight_bytes"] + batch * frame["kv_read_bytes"], tpot, roof)
+    read = frame["step_weight_bytes"] = frame["step_weight_bytes"].fillna(frame["weight_bytes"])
+    frame["mbu"] = mbu(read + batch * frame["kv_read_bytes"], tpot, roof)
     peak = np.array(list(map(_peak_flops, roofs, frame["weight_format"])), float)
     frame["mfu"] = mfu(_prefill_flops(frame), prefill, peak)
     # the kernel's mark misses nothing, but knows one process; samples know those that serve too

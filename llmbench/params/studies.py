@@ -49,7 +49,7 @@ class Study(Noun):
     releases: ClassVar[bool] = (
         False  # a process ends by releasing its model, and tells what is left
     )
-    probed: ClassVar[str] = ""  # the engine before whose turns memory is read, to tell how fast
+    probed: ClassVar[bool] = False  # memory is read before each turn on a CPU, to tell how fast
     run_id: RunId = ""
     seed: int = Field(17, ge=0, lt=2**32)
     budget_minutes: float = Field(0.0, ge=0)  # 0: no limit; the rest is deferred and listed
@@ -138,6 +138,7 @@ class OllamaComparison(Study):
     """Whether the target is faster than each baseline on the same weights, and by how much."""
 
     question = "Is the target faster than each baseline on the same weights, and by how much?"
+    probed = True
     target: EngineName = "edge"
     baselines: list[EngineName] = Field(["transformers"], min_length=1)
     metrics: list[Compared] = Field(["decode_tok_per_s", "ttft_s"], min_length=1, max_length=10)
@@ -164,11 +165,6 @@ class OllamaComparison(Study):
         files = len(self.models) * max(1, len(self.weights))
         told = sum(1 if name in ONCE else asked for name in self.metrics)
         return told * files * len(self.baselines)
-
-    @property
-    def probed(self) -> str:
-        """The target: what it reads is told beside what memory gives."""
-        return self.target
 
     @model_validator(mode="after")
     def _two_sides(self) -> "OllamaComparison":

@@ -2,18 +2,14 @@
 
 import json
 import os
-import re
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from llmbench.engines.edge import EdgeEngine
 from llmbench.engines.edge_cpu import CpuDecoder
-from llmbench.errors import BadParams, Missing, OutOfMemory, Refused, Unsupported
+from llmbench.errors import BadParams, Missing, Refused, Unsupported
 from llmbench.kernels import cpu
 from llmbench.models.header import read_header
 from llmbench.models.source import find_model
@@ -119,6 +115,15 @@ def test_own_options_choose_it_and_it_is_told(source):
     assert plain.impl == "cpu" and f"isa {cpu.isas()[0]} |" in plain.build
 
 
+def test_a_step_reads_all_weights_but_an_embedding_that_is_no_head(decoder, tmp_path):
+    assert not decoder.spec.tied
+    looked_up = cpu.packed_bytes("F32", 211, 44)
+    assert decoder.weight_bytes - decoder.step_weight_bytes == looked_up > 0
+    tied = CpuDecoder(written(tmp_path, "Gemma2", 4, 2, 14, 52, 61, {}), "auto", "auto", 1)
+    assert tied.spec.tied and tied.step_weight_bytes == tied.weight_bytes
+    tied.close()
+
+
 def test_an_instruction_set_that_is_not_here_is_refused_with_those_that_are(source):
     with pytest.raises(Unsupported, match=r"avx1024.*scalar") as told:
         CpuDecoder(source, "avx1024", "auto", 1)
@@ -190,105 +195,26 @@ def test_a_damaged_number_is_refused(kind, tmp_path):
         loaded(EdgeEngine, find_model(f"gguf:{file}"), impl="cpu")
 
 
-def test_a_cache_larger_than_the_machine_is_no_memory(decoder):
-    always = Path("/proc/sys/vm/overcommit_memory")
-    if always.exists() and always.read_text().strip() == "1":
-        pytest.skip("this kernel promises any amount of memory")
-    with pytest.raises(OutOfMemory):
-        decoder.begin(1, 1 << 30)  # most of a terabyte
-    with pytest.raises(BadParams, match="so many tokens"):
-        decoder.begin(1, 2**31 - 1)
-
-
-NO_MEMORY = """
-import sys
-import numpy as np
-from llmbench.engines.edge_cpu import CpuDecoder
-from llmbench.errors import BadParams, OutOfMemory
-from llmbench.models.source import find_model
-
-decoder = CpuDecoder(find_model(sys.argv[1]), "auto", "auto", 2)
-decoder.begin(1, 10)
-for _ in range(2):
-    try:
-        decoder.begin(1000, 1 << 30)
-        sys.exit("it began")
-    except OutOfMemory:
-        pass
-    try:
-        decoder.logits(np.ones((1, 2), np.int32))
-        sys.exit("it computed")
-    except BadParams:
-        pass
-decoder.begin(1, 10)
-print(np.isfinite(decoder.logits(np.ones((1, 2), np.int32))).all())
-"""
-
-
-def test_a_cache_that_found_no_memory_is_none(source):
-    """In a process of its own: it may crash."""
-    done = subprocess.run([sys.executable, "-c", NO_MEMORY, str(source.folder)],
-                          capture_output=True, text=True, timeout=100, check=False)  # fmt: skip
-    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
-
-
-NO_ROOM = """
-import resource, sys
-import numpy as np
-from llmbench.engines.edge_cpu import CpuDecoder
-from llmbench.errors import OutOfMemory
-from llmbench.models.source import find_model
-
-ids = np.ones((1, 512), np.int32)
-decoder = CpuDecoder(find_model(sys.argv[1]), "auto", "auto", 2)
-decoder.begin(1, 600)
-first = decoder.logits(ids[:, :3])
-held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (held + 100_000, resource.RLIM_INFINITY))
-for _ in range(2):
-    decoder.begin(1, 600)
-    try:
-        decoder.greedy(ids)
-        sys.exit("it computed")
-    except OutOfMemory:
-        pass
-resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
-decoder.begin(1, 600)
-print((decoder.logits(ids[:, :3]) == first).all())
-"""
-
-NO_THREADS = """
-import resource, sys
-from llmbench.engines.edge_cpu import CpuDecoder
-from llmbench.errors import BadParams
-from llmbench.kernels import cpu
-from llmbench.models.source import find_model
-
-cpu.library()
-held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (held + 300_000_000, resource.RLIM_INFINITY))
-try:
-    CpuDecoder(find_model(sys.argv[1]), "auto", "auto", 1024)
-except BadParams as error:
-    print(error.what)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space by Linux's count")
-@pytest.mark.parametrize(
-    ("program", "told"),
-    [(NO_ROOM, r"True"), (NO_THREADS, r".*: thread \d+ of 1024 could not be started: .*")],
-)
-def test_a_process_that_has_no_memory_left_says_so_and_goes_on(source, program, told):
-    """In a process of its own: it may crash."""
-    done = subprocess.run([sys.executable, "-c", program, str(source.folder)],
-                          capture_output=True, text=True, timeout=100, check=False)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert re.fullmatch(told, done.stdout.strip())
+@pytest.mark.parametrize("tokens", [1, 3, 40])
+def test_keys_and_values_beyond_float16_are_an_error_and_a_wider_cache_holds_them(source, tokens):
+    ids = ids_of(IDS * 2)[:, :tokens]
+    for kv_type in ("f16", "f32"):
+        own = CpuDecoder(source, "auto", kv_type, 2)
+        gains = np.full(own.spec.d_model, 1e6, np.float32)
+        slot = cpu.VECTORS.index("attention_norm")
+        code = own.library.lb_vector(own._handle, slot, 1, gains.size, cpu.pointer(gains))
+        cpu.check(code, "gains")
+        own.begin(1, 80)
+        if kv_type == "f32":
+            assert np.isfinite(own.logits(ids)).all()
+            continue
+        for asked in (own.logits, own.greedy):
+            with pytest.raises(BadParams, match=r"beyond 65,504.*kv_type: f32"):
+                asked(ids)
 
 
 def test_logits_that_are_no_numbers_are_no_answer(decoder):
-    """As when keys are beyond float16: here by scores that are none."""
+    """Here by scores that are none."""
     decoder.begin(1, 4)
     cpu.check(decoder.library.lb_scores(decoder._handle, 0, np.nan, 0, 0), "scores")
     with pytest.raises(BadParams, match="no logit is a finite number"):

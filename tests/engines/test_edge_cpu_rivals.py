@@ -20,9 +20,10 @@ from tests.engines.test_edge_cpu import audit
 from tests.kernels.stored import needs_compiler
 
 pytestmark = needs_compiler
-KINDS = ("F32", "BF16", "Q8_0", "Q4_0", "Q4_K_M", "Q5_K_M", "Q6_K")
+KINDS = ("F32", "BF16", "F16", "Q8_0", "Q4_0", "Q5_0", "Q4_K_M", "Q5_K_M", "Q6_K")
 WINDOW = 1024  # tokens of the held-out text that are read together
 LENGTHS = (24, 400, 1800)  # of prefixes
+STEPS = 20  # last tokens of the shortest that go in one by one, too: both walks are tried in 18
 EXACT = 1e-3  # with weights and cache in float32
 REFERENCE, OURS = {"impl": "reference"}, {"impl": "cpu", "kv_type": "f16"}
 
@@ -37,7 +38,7 @@ def held_out():
 
 
 def told(engine, file, options):
-    """Nats of the held-out text, and log-probabilities after every prefix of up to each length."""
+    """Nats of the held-out text, log-probabilities along prefixes of each length, and by steps."""
     made = engines.create(engine)
     made.load(find_model(f"gguf:{file}"), {"threads": 2} | options)
     ids, nats = held_out(), []
@@ -45,8 +46,19 @@ def told(engine, file, options):
         window = ids[first : first + WINDOW + 1]
         nats.append(-made.logprobs(window[:-1])[np.arange(WINDOW), window[1:]])
     after = [made.logprobs(ids[7 : 7 + length]) for length in LENGTHS]
+    by_steps = decoded(made, ids[7 : 7 + LENGTHS[0]]) if options == OURS else None
     made.close()
-    return float(np.concatenate(nats).mean()), after
+    return float(np.concatenate(nats).mean()), after, by_steps
+
+
+def decoded(engine, ids):
+    """(STEPS, V) log-probabilities after each of the last of `ids`, which go in one by one."""
+    own, ids = engine.decoder, np.array([ids], np.int32)
+    own.begin(1, ids.shape[1])
+    own.logits(ids[:, :-STEPS])
+    last = range(ids.shape[1] - STEPS, ids.shape[1])
+    found = np.concatenate([own.logits(ids[:, at : at + 1]) for at in last]).astype(np.float64)
+    return found - np.log(np.exp(found).sum(-1, keepdims=True))
 
 
 def alone(function, *asked):
@@ -84,6 +96,14 @@ def test_log_probabilities_are_no_further_off_than_twice_llama_cpps(sides, place
     mine, other = (np.abs(side[1][place] - reference[1][place]) for side in (ours, theirs))
     assert mine.max() <= 2 * other.max() + (EXACT if kind == "F32" else 0)
     assert mine.mean() <= 2 * other.mean() + (EXACT if kind == "F32" else 0)
+
+
+@pytest.mark.llamacpp
+def test_decoding_is_no_further_off_than_twice_llama_cpps_prompt(sides):
+    kind, reference, ours, theirs = sides
+    true, other = reference[1][0][-STEPS:], theirs[1][0][-STEPS:]
+    bound = 2 * np.abs(other - true).max() + (EXACT if kind == "F32" else 0)
+    assert np.abs(ours[2] - true).max() <= bound
 
 
 def in_turns(file):

@@ -16,7 +16,8 @@ from llmbench.kernels import cpu
 from tests.kernels.stored import KINDS, inputs, random_raw
 
 LIBC = ctypes.CDLL(None, use_errno=True)
-ROWS, TOKENS = (1, 15, 17, 33), (1, 2, 9, 33)
+ROWS, TOKENS = (1, 15, 17, 33, 530), (1, 2, 9, 33, 1)  # the last: walks of two streams
+WALKS = (0, 1)
 
 
 def at_the_end(content: np.ndarray, keep: list[mmap.mmap]) -> np.ndarray:
@@ -44,7 +45,9 @@ def drive(kind: str, isa: str, keep: list[mmap.mmap]) -> None:
         out = at_the_end(np.full(cols, np.nan, np.float32), keep)
         with cpu.Packed(kind, rows, cols, raw, isa, 2) as packed:
             library, handle = cpu.library(), packed._handle
-            cpu.check(library.lb_product(handle, x.ctypes.data, tokens, y.ctypes.data), "product")
+            for walk in WALKS:
+                cpu.check(library.lb_product(handle, x.ctypes.data, tokens, walk, y.ctypes.data),
+                          "product")  # fmt: skip
             cpu.check(library.lb_row(handle, rows - 1, out.ctypes.data), "row")
         if not (np.isfinite(y).all() and np.isfinite(out).all()):
             raise SystemExit(f"{kind} {isa}: something was not written")

@@ -54,8 +54,12 @@ def isa(request):
 
 
 def product(kind, raw, x, isa="auto", threads=1):
+    """What the library makes of it: of one token by both walks, which must be the same bits."""
     with cpu.Packed(kind, len(raw), x.shape[1], raw, isa, threads) as packed:
-        return packed.product(x)
+        made = packed.product(x)
+        if len(x) == 1:
+            assert (packed.product(x, walk=1) == made).all()
+    return made
 
 
 def test_every_instruction_set_is_known_here():

@@ -2,8 +2,9 @@
 
     python -m tests.kernels.under_sanitizers
 
-Builds the library with both, proves that they see a mistake, then drives every type and instruction
-set: products, and forwards of small models of odd sizes. Any report is a failure. No torch inside.
+Builds the library with both, proves that each sees a mistake, then drives every type and
+instruction set: products, and forwards of small models of odd sizes. Any report is a failure. No
+torch inside.
 """
 
 import ctypes
@@ -176,8 +177,16 @@ def drive() -> None:
 
 
 def blunder() -> None:
-    """Read a row more than a buffer of the heap holds."""
+    """Read a row more than a buffer of the heap holds: AddressSanitizer's."""
     cpu.Packed("F32", 5, 64, random_raw("F32", 4, 64))
+
+
+def crooked() -> None:
+    """Read a vector of float32 from an odd address: UndefinedBehaviorSanitizer's."""
+    with Model(BLOCKS, "scalar", threads=1) as model:
+        gains = np.zeros(4 * BLOCKS.width + 1, np.uint8)
+        model.check(model.library.lb_vector(model.handle, 0, 0, BLOCKS.width,
+                                            gains[1:].ctypes.data))  # fmt: skip
 
 
 def started(word: str) -> subprocess.CompletedProcess[str]:
@@ -196,13 +205,14 @@ def main(arguments: list[str]) -> int:
     if arguments:
         library = cpu_library(sanitize=True)
         cpu.cpu_library = lambda: library
-        {"drive": drive, "blunder": blunder}[arguments[0]]()
+        {"drive": drive, "blunder": blunder, "crooked": crooked}[arguments[0]]()
         return 0
     print(f"library  {cpu_library(sanitize=True)}", flush=True)
-    seen = started("blunder")
-    if seen.returncode != SEEN or "heap-buffer-overflow" not in seen.stdout:
-        print(f"a mistake was not seen, {seen.returncode}:\n{seen.stdout}")
-        return 1
+    for mistake, word in (("blunder", "heap-buffer-overflow"), ("crooked", "misaligned address")):
+        seen = started(mistake)
+        if seen.returncode != SEEN or word not in seen.stdout:
+            print(f"a mistake was not seen, {seen.returncode}:\n{seen.stdout}")
+            return 1
     done = started("drive")
     clean = not done.returncode and "runtime error" not in done.stdout
     print(done.stdout if not clean else f"{len(done.stdout.splitlines())} cases, no report")

@@ -4,8 +4,9 @@
 
 Up to its n-th token a longer answer is the answer of n tokens: no engine here is told the length
 in a way that changes a step. RUN is the folder of a run of `ollama_comparison`; printed and kept in
-its tables/answers.csv is a row a model, format, prompt and number of tokens: the median of each
-engine in seconds, and how many times as early the target is, with Student's interval and verdict.
+its tables/answers.csv is a row a model, format, prompt and number of tokens: each engine's median
+of process runs in seconds, and how many times as early the target is, with Student's interval and
+verdict.
 All claims are corrected together.
 """
 
@@ -14,8 +15,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from llmbench import store
+from llmbench import stats, store
 from llmbench.errors import BadParams
+from llmbench.findings.numbers import shown
 from llmbench.metrics import read
 from llmbench.pairs import claims
 from llmbench.pairs.verdicts import judged
@@ -54,7 +56,8 @@ def table(folder: Path, lengths: list[int]) -> pd.DataFrame:
 def _row(place: tuple, told: dict, frame: pd.DataFrame) -> dict[str, object]:
     row = dict(zip([*GROUP, "new_tokens"], place, strict=True))
     here = (frame[GROUP] == list(place[:-1])).all(axis=1) & ~frame["twin"].astype(bool)
-    median = frame[here].groupby("engine")[METRIC].median()
+    runs = stats.process_run_medians(shown(frame[here]), METRIC, ["engine"])
+    median = runs.groupby("engine")[METRIC].median()
     row |= {f"{name} (s)": f"{median[name]:.3g}" for name in (TARGET, *told)}
     for name, claim in told.items():
         row[f"against {name}"] = f"{claim.ratio:.2f} [{claim.low:.2f}-{claim.high:.2f}]"

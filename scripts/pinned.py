@@ -13,6 +13,7 @@ import json
 import math
 import os
 import random
+import sys
 import tempfile
 import time
 from contextlib import closing
@@ -32,7 +33,7 @@ from llmbench.stats import mean_interval
 
 MODELS = ("shape:smollm-135m", "shape:qwen2.5-0.5b")
 WAYS = ("free", "tied")
-PROMPT, TOKENS = 512, 64
+PROMPT, TOKENS = 512, 32
 RATES = ("decode_tok_per_s", "prompt_tok_per_s")
 
 
@@ -71,6 +72,8 @@ def readings(model: str, file: str, rounds: int) -> pd.DataFrame:
                         place(threads, way, cpus)
                         rows.append((model, number, state, way, *turn(decoder, draw)))
                         place(threads, "free", cpus)
+                    told = ", ".join(f"{rate:.3g}" for rate in rows[-1][-2:])
+                    print(f"{number}: {model} {state}, {way}: {told} tok/s", file=sys.stderr)
     frame = pd.DataFrame(rows, columns=["model", "round", "state", "way", *RATES])
     return frame[frame["round"] > 0]
 

@@ -4,6 +4,7 @@ In a group every contender has a lane. One is at work at a time; its turn begins
 engines' processes use no CPU time, and what they and all other processes used in it is kept.
 """
 
+import os
 import secrets
 import time
 import warnings
@@ -15,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from llmbench.errors import ServesSlowly
+from llmbench.errors import BadParams, ServesSlowly
 from llmbench.hardware import load_average
 from llmbench.points import Group
 from llmbench.profilers.clock import busy_cpu_s
@@ -218,10 +219,18 @@ def flags_of(answer: dict[str, Any], warmups: int, still: Stillness) -> list[str
 
 
 class Patience:
-    """Seconds that a sweep may wait, in all, for other programs to leave the machine alone."""
+    """Seconds that a sweep may wait, in all, for other programs to leave the machine alone.
 
-    def __init__(self, seconds: float = PATIENCE_S) -> None:
-        self.left_s = seconds
+    LLMBENCH_PATIENCE_S of them, else `PATIENCE_S`. Raises: BadParams.
+    """
+
+    def __init__(self) -> None:
+        told = os.environ.get("LLMBENCH_PATIENCE_S", str(PATIENCE_S))
+        try:
+            self.left_s = float(told)
+        except ValueError:
+            raise BadParams(f"LLMBENCH_PATIENCE_S is {told!r}, which is no number of seconds",
+                            how="0 waits for nobody") from None  # fmt: skip
 
     def wait_for_quiet(self) -> bool:
         """Wait a while for a quiet moment; whether there was one."""

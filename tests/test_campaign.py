@@ -32,7 +32,7 @@ def planned(folder):
 
 def run(folder, *words):
     command = [sys.executable, "-m", "llmbench", "run", "p.yaml", "--run-id", "whole", *words]
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("LLMBENCH_")}
+    clean = {k: v for k, v in os.environ.items() if k not in ("LLMBENCH_OUTPUTS", "LLMBENCH_SHARD")}
     return subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True,
                           timeout=280, check=False)  # fmt: skip
 

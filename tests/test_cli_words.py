@@ -1,7 +1,6 @@
 """What the commands show to people: nothing cut, nothing raw, and the way on where one is asked."""
 
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -24,8 +23,7 @@ def terminal(monkeypatch, capsys):
     """A table as a terminal of so many columns gets it: its lines, and what stderr says."""
 
     def lines(width, *given, **options):
-        size = shutil.os.terminal_size((width, 24))
-        monkeypatch.setattr(shutil, "get_terminal_size", lambda *_: size)
+        monkeypatch.setenv("COLUMNS", str(width))
         monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
         show.table(*given, **options)
         told = capsys.readouterr()

@@ -34,9 +34,9 @@ def papermill(name: str, folder: Path) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "papermill", str(FOLDER / f"{name}.ipynb"),
                str(folder / f"{name}.ipynb"), "--kernel", "python3", "--no-progress-bar",
                "--parameters_yaml", CHOSEN.get(name, "run_ids: [t]")]  # fmt: skip
-    known = {k: v for k, v in os.environ.items() if not k.startswith("LLMBENCH_")}
+    env = os.environ | {"LLMBENCH_OUTPUTS": str(folder / "outputs")}
     return subprocess.run(
-        command, cwd=folder, env=known | {"LLMBENCH_OUTPUTS": str(folder / "outputs")},
+        command, cwd=folder, env=env,
         capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import time
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
@@ -17,7 +18,7 @@ from llmbench.metrics import read
 from llmbench.models import shapes
 from llmbench.models.source import find_model
 from llmbench.sweep import describe_machine, measure, status
-from llmbench.turns import Patience
+from llmbench.turns import PATIENCE_S, Patience
 from llmbench.worker import Child, ChildLost
 
 SMALL = {"engines": ["fake"], "batch_sizes": [1], "context_lens": [10, 20, 30], "process_runs": 2,
@@ -129,8 +130,8 @@ def test_unknown_engine_options_stop_before_anything_starts(outputs):
 
 
 def test_the_budget_defers_and_the_same_call_goes_on(outputs):
-    slow = {"engine_options": {"fake": {"decode_s": 0.4}}}
-    first = run(outputs, budget_minutes=0.02, **slow)
+    slow = {"engine_options": {"fake": {"decode_s": 0.1}}}
+    first = run(outputs, budget_minutes=0.005, **slow)
     assert first.deferred == first.planned - first.settled > 0
     first.assert_complete()
     assert run(outputs, **slow).complete
@@ -271,11 +272,19 @@ def test_windows_beyond_the_trained_context_only_when_asked_and_labelled(
     assert ("2,048 → 4,096 tokens (cost only), takes" in " ".join(said)) == asked
 
 
-def test_patience_ends():
-    patience = Patience(seconds=0.5)
-    patience.wait_for_quiet()
-    patience.left_s = 0.0
-    assert not patience.wait_for_quiet()
+def test_patience_ends_and_is_as_long_as_it_was_told(monkeypatch):
+    monkeypatch.setattr("llmbench.turns.busy_cpu_s", time.perf_counter)  # a core is always busy
+    monkeypatch.setattr("llmbench.turns.psutil.cpu_count", lambda: 1)
+    monkeypatch.setenv("LLMBENCH_PATIENCE_S", "0.5")
+    patience = Patience()
+    assert not patience.wait_for_quiet() and patience.left_s == 0.0
+    monkeypatch.setattr("llmbench.turns.busy_cpu_s", lambda: 0.0)
+    assert not patience.wait_for_quiet()  # even now: nothing is left of it
+    monkeypatch.delenv("LLMBENCH_PATIENCE_S")
+    assert Patience().left_s == PATIENCE_S and Patience().wait_for_quiet()
+    monkeypatch.setenv("LLMBENCH_PATIENCE_S", "for ever")
+    with pytest.raises(BadParams, match="no number of seconds"):
+        Patience()
 
 
 def test_weights_that_changed_since_the_plan_are_not_measured(outputs, monkeypatch):
@@ -336,8 +345,7 @@ def test_shares_of_memory_are_sampled_once_a_child_apart_from_its_turns(outputs)
     assert {told["tree_pss_peak_bytes"] for told in others} == {None}
 
 
-def test_formats_of_weights_reach_the_engines_and_the_frame(outputs, tmp_path, monkeypatch):
-    monkeypatch.setenv("LLMBENCH_CACHE", str(tmp_path / "cache"))
+def test_formats_of_weights_reach_the_engines_and_the_frame(outputs, own_cache):
     measure("ollama_comparison", outputs=outputs, run_id="r", target="edge", baselines=["fake"],
             weights=["Q8_0", "F16"], prompts=["hello"], output_tokens=2, process_runs=1, blocks=1,
             warmups=0, threads=1)  # fmt: skip
@@ -346,7 +354,7 @@ def test_formats_of_weights_reach_the_engines_and_the_frame(outputs, tmp_path, m
     assert len(frame) == 6 and (frame["status"] == "ok").all()
     fake = frame[frame["engine"] == "fake"]
     assert (fake["weights"] == fake["weight_format"]).all()  # what it was asked to serve
-    kept = sorted(path.name.rpartition("-")[2] for path in (tmp_path / "cache").rglob("*.gguf"))
+    kept = sorted(path.name.rpartition("-")[2] for path in own_cache.rglob("*.gguf"))
     assert kept == ["F16.gguf", "Q8_0.gguf"]
 
 
@@ -366,7 +374,7 @@ def test_memory_is_probed_before_every_turn_and_what_loading_takes_is_kept(outpu
 def test_who_measures_is_told_that_an_engine_serves_slowly(outputs):
     many = usable_cpus() + 1
     with pytest.warns(ServesSlowly, match=f"{many} threads on"):
-        run(outputs, engines=["edge"], process_runs=1, threads=many)
+        run(outputs, engines=["edge"], context_lens=[10], process_runs=1, threads=many)
 
 
 def test_a_type_that_only_llamacpp_makes_is_refused_without_it_before_anything(

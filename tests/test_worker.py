@@ -79,8 +79,7 @@ def test_a_repeat_longer_than_the_training_is_labelled(child, prompt, label):
     assert (told["status"], told["flags"]) == ("ok", label)
 
 
-def test_the_page_cache_is_that_of_the_file_that_served(tmp_path, monkeypatch):
-    monkeypatch.setenv("LLMBENCH_CACHE", str(tmp_path))
+def test_the_page_cache_is_that_of_the_file_that_served(own_cache):
     source = find_model("builtin:tiny")
     file = gguf_of(source, "Q8_0")  # just written: all of it is cached
     session = Session()

@@ -8,10 +8,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from llmbench.errors import BadParams
 from llmbench.units import significant
@@ -72,7 +73,7 @@ def quantile_ranks(n: int, q: float, confidence: float) -> tuple[int, int]:
     left of the error, so that an interval exists for every n >= `smallest_n`.
     Source: Hahn and Meeker, Statistical Intervals (1991), section 5.2.
     """
-    below = stats.binom(n, q)  # how many of n observations lie below the quantile
+    below = scipy.stats.binom(n, q)  # how many of n observations lie below the quantile
     tail = (1 - confidence) / 2 * (1 + 1e-9)
     low, high = _highest_low(below, tail), _lowest_high(below, tail, n)
     if n < smallest_n(q, confidence):
@@ -84,13 +85,13 @@ def quantile_ranks(n: int, q: float, confidence: float) -> tuple[int, int]:
     return low, high
 
 
-def _highest_low(below: "stats.rv_discrete", error: float) -> int:
+def _highest_low(below: "scipy.stats.rv_discrete", error: float) -> int:
     """Largest rank l with P(quantile < x_l) = P(below <= l - 1) within `error`; 0: none."""
     rank = int(below.ppf(error))
     return rank if below.cdf(rank) > error else rank + 1
 
 
-def _lowest_high(below: "stats.rv_discrete", error: float, n: int) -> int:
+def _lowest_high(below: "scipy.stats.rv_discrete", error: float, n: int) -> int:
     """Smallest rank u with P(quantile > x_u) = P(below >= u) within `error`; n + 1: none."""
     return min(int(below.isf(error)) + 1, n + 1)
 
@@ -133,7 +134,7 @@ def mean_interval(values: Iterable[float], confidence: float = 0.95) -> Interval
     n, mean = len(known), float(known.mean()) if len(known) else math.nan
     if n < 2:
         return Interval(mean, math.nan, math.nan, n, confidence, False, f"not estimable: n={n}")
-    reach = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * known.std(ddof=1) / math.sqrt(n)
+    reach = float(scipy.stats.t.ppf((1 + confidence) / 2, n - 1)) * known.std(ddof=1) / math.sqrt(n)
     return Interval(mean, mean - reach, mean + reach, n, confidence, True)
 
 
@@ -144,7 +145,7 @@ def early_stopping(p: float, over_limit: int, confidence: float = 0.99) -> int:
     Source: MLPerf inference rules, appendix "Early stopping criterion".
     """
     broken = over_limit + 1  # queries until the next breach, were the quantile right at the limit
-    return int(stats.nbinom.ppf(confidence, broken, 1 - p)) + broken
+    return int(scipy.stats.nbinom.ppf(confidence, broken, 1 - p)) + broken
 
 
 def tail_bound(values: Iterable[float], p: float, confidence: float = 0.99) -> Interval:
@@ -252,7 +253,7 @@ def trend(order: Sequence[float], values: Sequence[float], confidence: float = 0
     if n < DRIFT_REPEATS or np.ptp(order) == 0:
         nothing = f"not estimable: n={n}, needs {DRIFT_REPEATS}"
         return Interval(math.nan, math.nan, math.nan, n, confidence, False, nothing)
-    slope, _, low, high = stats.theilslopes(values, order, confidence)
+    slope, _, low, high = scipy.stats.theilslopes(values, order, confidence)
     share = np.ptp(order) / np.median(values)
     return Interval(slope * share, low * share, high * share, n, confidence, True)
 
@@ -287,7 +288,7 @@ def levels(values: Sequence[float]) -> list[float]:
 
     logs = np.log(np.asarray(values, float))
     neighbours = np.median(np.abs(np.diff(logs))) if len(logs) > 1 else 0.0
-    noise = max(neighbours / (stats.norm.ppf(0.75) * math.sqrt(2)), DRIFT / 10)
+    noise = max(neighbours / (NormalDist().inv_cdf(0.75) * math.sqrt(2)), DRIFT / 10)
     search = ruptures.KernelCPD(kernel="linear", min_size=3).fit(logs[:, None] / noise)
     ends = search.predict(pen=LEVEL_PENALTY * math.log(len(logs)))
     return [float(np.exp(np.median(part))) for part in np.split(logs, ends[:-1])]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats as distributions
+import scipy
 
 from llmbench import stats
 from llmbench.findings.numbers import EN, SERVED, count, fixed, model_names
@@ -156,8 +156,8 @@ def _over_sizes(x: np.ndarray, y: np.ndarray) -> Interval:
     n = len(x)
     if n < LEAST_SIZES:
         return Interval(math.nan, math.nan, math.nan, n, 0.95, False)
-    found = distributions.linregress(x, y)
-    reach = float(distributions.t.ppf(0.975, n - 2)) * found.stderr
+    found = scipy.stats.linregress(x, y)
+    reach = float(scipy.stats.t.ppf(0.975, n - 2)) * found.stderr
     return Interval(found.slope, found.slope - reach, found.slope + reach, n, 0.95, True)
 
 

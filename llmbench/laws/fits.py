@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import optimize, stats
+import scipy
 
 from llmbench.laws.samples import Sample
 from llmbench.stats import Interval
@@ -58,7 +58,7 @@ def fitted(model: str, n: np.ndarray, t: np.ndarray) -> Fit:
     terms = MODELS[model]
     matrix = np.stack([TERMS[term](n) / t for term in terms], axis=1)  # (m, terms)
     scale = np.linalg.norm(matrix, axis=0)
-    scaled, _ = optimize.nnls(matrix / scale, np.ones_like(t))
+    scaled, _ = scipy.optimize.nnls(matrix / scale, np.ones_like(t))
     coefficients = scaled / scale
     shares = matrix * coefficients
     fitted = shares.sum(axis=1)
@@ -112,7 +112,7 @@ def knee_of(coefficients: Mapping[str, float]) -> float:
         top *= 2
     if floor <= 0 or excess(1.0) >= 0 or excess(top) < 0:
         return math.nan
-    return float(optimize.brentq(excess, 1.0, top))
+    return float(scipy.optimize.brentq(excess, 1.0, top))
 
 
 def held_out_error(sample: Sample, model: str) -> float:
@@ -127,8 +127,8 @@ def held_out_error(sample: Sample, model: str) -> float:
 def local_exponent(sample: Sample) -> Interval:
     """Slope of log t against log n over the upper half of the sizes, with its 95 % interval."""
     upper = slice(len(sample.n) // 2, None)
-    line = stats.linregress(np.log(sample.n[upper]), np.log(sample.t[upper]))
+    line = scipy.stats.linregress(np.log(sample.n[upper]), np.log(sample.t[upper]))
     count = len(sample.n[upper])
-    half = float(stats.t.ppf(0.975, count - 2) * line.stderr)
+    half = float(scipy.stats.t.ppf(0.975, count - 2) * line.stderr)
     slope = float(line.slope)
     return Interval(slope, slope - half, slope + half, count, 0.95, True)

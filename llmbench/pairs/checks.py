@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from llmbench.pairs.agreement import outputs_agree
 from llmbench.pairs.ratios import Ratio
@@ -98,7 +98,7 @@ def _interleaved(sides: Sides) -> Check:
     firsts = pairs.first()[pairs.nunique() == 2]
     count, of = int((firsts == 0).sum()), len(firsts)
     told = f"the target came first in {count} of {of} pairs"
-    if of and stats.binomtest(count, of).pvalue < LUCK:
+    if of and scipy.stats.binomtest(count, of).pvalue < LUCK:
         return Check(name, False, f"{told}: that is no random order")
     return Check(name, True, told)
 
@@ -131,7 +131,7 @@ def _pace(logs: pd.DataFrame, unit: Sequence[str]) -> Check:
     if len(changes) < 2:
         return Check(name, None, "too few blocks in a process run")
     middle, error = np.mean(changes), np.std(changes, ddof=1) / len(changes) ** 0.5
-    reach = stats.t.ppf(1 - PACE_LUCK / 2, len(changes) - 1) * error
+    reach = scipy.stats.t.ppf(1 - PACE_LUCK / 2, len(changes) - 1) * error
     changed = abs(middle) >= PACE and abs(middle) > reach
     detail = f"it changes by {100 * np.expm1(middle):+.1f} % from the first block to the last"
     return Check(name, not changed, detail)

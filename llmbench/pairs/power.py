@@ -4,7 +4,7 @@ import math
 from functools import lru_cache
 
 import numpy as np
-from scipy import optimize, stats
+import scipy
 
 RUN_SD, REPEAT_SD = 0.008, 0.006 * math.sqrt(5)  # assumed, of an engine's log times
 DRAWS, SEED = 20_000, 17
@@ -25,11 +25,11 @@ def power(difference: float, process_runs: int, sd: float, confidence: float = 0
     `sd`: standard deviation of process runs' mean log-ratios. Source: the noncentral t of the
     paired t test; Cohen, Statistical Power Analysis (1988), chapter 2.
     """
-    bar = stats.t.ppf((1 + confidence) / 2, process_runs - 1)
+    bar = scipy.stats.t.ppf((1 + confidence) / 2, process_runs - 1)
     shift = math.log1p(difference) * math.sqrt(process_runs) / sd
     if shift > 30:  # beyond what the library computes; certain
         return 1.0
-    return float(stats.nct.sf(bar, process_runs - 1, shift))
+    return float(scipy.stats.nct.sf(bar, process_runs - 1, shift))
 
 
 @lru_cache
@@ -44,7 +44,7 @@ def simulated(
     draw = np.random.default_rng(SEED)
     logs = sd * draw.standard_normal((3, draws, process_runs))
     ratio, twins = logs[0] + math.log1p(difference) - logs[1], logs[1] - logs[2]
-    reach, reach_95 = (stats.t.ppf((1 + c) / 2, process_runs - 1) / math.sqrt(process_runs)
+    reach, reach_95 = (scipy.stats.t.ppf((1 + c) / 2, process_runs - 1) / math.sqrt(process_runs)
                        for c in (confidence, 0.95))  # fmt: skip
     middle, half = ratio.mean(axis=1), reach * ratio.std(axis=1, ddof=1)
     floor = np.maximum(np.expm1(reach_95 * twins.std(axis=1, ddof=1)),
@@ -70,4 +70,4 @@ def detectable(process_runs: int, blocks: int, wanted: float = 0.95, claims: int
     top = 0.001
     while missing(top) < 0:
         top *= 2
-    return float(optimize.brentq(missing, 1e-9, top, xtol=1e-5))
+    return float(scipy.optimize.brentq(missing, 1e-9, top, xtol=1e-5))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 CONFIDENCE = 0.95
 RESAMPLES, SEED = 9_999, 17
@@ -74,8 +74,8 @@ def ratio_of(logs: pd.DataFrame, unit: Sequence[str]) -> Ratio:
     means = np.array([group.mean() for group in groups])
     n, middle = len(means), float(means.mean())
     spread = float(means.std(ddof=1)) if n > 1 else math.nan
-    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * spread / math.sqrt(n) if n > 1 else (
-        math.nan)  # fmt: skip
+    student = scipy.stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) if n > 1 else math.nan
+    reach = float(student) * spread / math.sqrt(n)
     low, high = bootstrap(groups)
     ratios = np.exp(logs["log"].to_numpy(float))
     cv = float(ratios.std(ddof=1) / ratios.mean()) if len(ratios) > 1 else math.nan
@@ -113,7 +113,7 @@ def p_value(found: Ratio, bar: float) -> float:
     error = found.log_sd / math.sqrt(found.process_runs)
     if error == 0:
         return 1.0 if distance == 0 else 0.0
-    return float(2 * stats.t.sf(distance / error, found.process_runs - 1))
+    return float(2 * scipy.stats.t.sf(distance / error, found.process_runs - 1))
 
 
 def holm(p_values: Iterable[float]) -> list[float]:
@@ -133,6 +133,6 @@ def equivalent(found: Ratio, margin: float = MARGIN) -> bool | None:
     """
     if not found.estimable:
         return None
-    reach = stats.t.ppf(0.95, found.process_runs - 1) * found.log_sd / found.process_runs**0.5
+    reach = scipy.stats.t.ppf(0.95, found.process_runs - 1) * found.log_sd / found.process_runs**0.5
     middle, edge = math.log(found.ratio), math.log1p(margin)
     return bool(-edge < middle - reach and middle + reach < edge)

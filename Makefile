@@ -6,13 +6,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PLAIN := not slow and not browser and not ollama and not llamacpp
-LONG := slow and not browser and not ollama and not llamacpp
+LONG := slow and not exhaustive and not browser and not ollama and not llamacpp
 SIDE_BY_SIDE := -n 2 --dist loadfile
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 export HF_HUB_OFFLINE := 1
 export PYTHONWARNINGS := ignore::FutureWarning
 
-.PHONY: help setup demo test test-slow test-browser test-ollama test-llamacpp lab bench kernels lint clean browser ollama llamacpp
+.PHONY: help setup demo test test-slow test-exhaustive test-browser test-ollama test-llamacpp lab bench kernels lint clean browser ollama llamacpp
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ test-slow: setup ## The long ones: kill loops, design power; then, with nothing 
 	echo "-- alone: tests whose subject is real time"; \
 	$(BIN)/python -m pytest -m "$(LONG) and alone" || status=$$?; \
 	exit $$status
+
+test-exhaustive: setup ## What the long ones try some of: every moment of a kill, all trials of the proof
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m exhaustive
 
 test-ollama: setup ## Against a real Ollama server (make ollama)
 	@$(BIN)/python -m pytest -m "ollama and not llamacpp"

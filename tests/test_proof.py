@@ -104,7 +104,8 @@ def test_theory_of_the_default_design():
     assert trials.expected(0.0, 6)[0] == pytest.approx(0.05, abs=0.002)
 
 
-@pytest.mark.slow  # of one in twenty, 250 trials hold more than 20 in 1.5 % of cases
+@pytest.mark.slow
+@pytest.mark.exhaustive  # of one in twenty, 250 trials hold more than 20 in 1.5 % of cases
 @pytest.mark.parametrize(
     ("scenario", "first", "count", "at_least", "at_most"),
     [
@@ -157,7 +158,7 @@ def true_ratio(study: Scaling) -> float:
 def test_real_children_find_a_planted_3_percent(tmp_path, monkeypatch):
     monkeypatch.setattr("llmbench.turns.BUSY_SHARE", 2.0)  # sleeps are not disturbed by others
     lows = []
-    for seed in range(5):
+    for seed in range(3):
         study = TwoLaws(batch_sizes=[1], context_lens=[16], output_tokens=8, blocks=5, threads=1,
                         seed=seed, run_id=f"two-{seed}")  # fmt: skip
         frame = metrics.read(measure_study("scaling", study, outputs=tmp_path).folder)
@@ -166,7 +167,7 @@ def test_real_children_find_a_planted_3_percent(tmp_path, monkeypatch):
         assert (found.process_runs, found.blocks) == (6, 30)
         assert found.ratio == pytest.approx(true_ratio(study), rel=0.01)
         lows.append(found.low)
-    assert sum(low > 1 for low in lows) >= 4, lows  # each of them in 97.6 % of all trials
+    assert sum(low > 1 for low in lows) >= 2, lows  # each of them in 97.6 % of all trials
 
 
 # -- refusals --------------------------------------------------------------------------------------

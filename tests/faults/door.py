@@ -38,11 +38,18 @@ class Ended:
     err: str
 
 
-def quick(cases: Iterable, chosen: Iterable[int]) -> list:
-    """All cases for `parametrize`; those that are not chosen by their number are marked slow."""
+def quick(cases: Iterable, chosen: Iterable[int], every: int = 1) -> list:
+    """All cases for `parametrize`; those that are not chosen by their number are marked slow.
+
+    Of the slow ones only those whose number is a multiple of `every` are not exhaustive.
+    """
+
+    def marks(number: int) -> list[pytest.MarkDecorator]:
+        rare = [pytest.mark.exhaustive] if number % every else []
+        return [] if number in chosen else [pytest.mark.slow, *rare]
+
     return [pytest.param(case, id=str(case)[:60].encode("unicode_escape").decode(),
-                         marks=() if number in chosen else pytest.mark.slow)
-            for number, case in enumerate(cases)]  # fmt: skip
+                         marks=marks(number)) for number, case in enumerate(cases)]  # fmt: skip
 
 
 def start(*words: str | Path, outputs: Path | None = None, env: dict[str, str] | None = None,
@@ -161,6 +168,27 @@ def kill_tree(process: subprocess.Popen) -> None:
             continue
     psutil.wait_procs(whole, timeout=10)
     process.communicate()
+
+
+def killed(process: subprocess.Popen, after_s: float, *, alone: bool) -> bool:
+    """SIGKILL `process` after a time, `alone` or with all that it started; False: it had ended."""
+    try:
+        process.wait(after_s)
+        return False
+    except subprocess.TimeoutExpired:
+        process.kill() if alone else kill_tree(process)
+        return True
+    finally:
+        process.communicate()
+
+
+def length_s(folder: Path, words: Sequence[str]) -> float:
+    """How long `llmbench WORDS` takes when nothing happens to it."""
+    plant_roofs(store.create_run("r", folder / "outputs"))
+    started = time.perf_counter()
+    told = door(*words, outputs=folder / "outputs")
+    assert told.code == 0, told.err
+    return time.perf_counter() - started
 
 
 def wait_for(what: Callable[[], Any], process: subprocess.Popen, timeout_s: float = 60.0) -> None:

@@ -27,7 +27,7 @@ from tests.faults.door import (
 )
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
-SLOW_STEPS = {"engine_options": {"fake": {"decode_s": 0.5}}}
+SLOW_STEPS = {"engine_options": {"fake": {"decode_s": 0.2}}}
 
 
 def run_words(folder: Path, **fields) -> list[str]:
@@ -48,7 +48,11 @@ def assert_nothing_left(children: list[psutil.Process]) -> None:
 
 @pytest.mark.parametrize(
     ("signals", "code"),
-    [([signal.SIGINT], 130), ([signal.SIGINT] * 2, 130), ([signal.SIGTERM], 75)],
+    [
+        pytest.param([signal.SIGINT], 130, marks=pytest.mark.exhaustive),
+        ([signal.SIGINT] * 2, 130),
+        ([signal.SIGTERM], 75),
+    ],
     ids=["Ctrl-C", "Ctrl-C twice", "SIGTERM"],
 )
 def test_a_signal_while_rows_are_made(signals, code: int, tmp_path: Path, outputs: Path):

@@ -3,8 +3,6 @@
 import copy
 import json
 import shutil
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from llmbench import checker, metrics, page, record, store
 from llmbench.models.source import find_model
 from llmbench.record import Audit, Memory, Point, Raw, Record, Repeat, Served, Witness
 from llmbench.store.journal import CRC_BYTES
+from tests.said import llmbench
 
 MS = 1_000_000  # ns
 ROOFS = {"bytes_per_s": 1e9, "flops_per_s": 1e12}
@@ -327,8 +326,7 @@ def test_rows_that_beat_the_memory_enter_no_claim():
 
 @pytest.mark.parametrize(("name", "code"), [("good", 0), ("cached", 1)])
 def test_the_command_ends_as_the_golden_file_says(name, code):
-    command = [sys.executable, "-m", "llmbench", "check", str(GOLDEN / name)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = llmbench("check", GOLDEN / name)
     assert done.returncode == code, done.stderr
     expected = json.loads((GOLDEN / name / "expected.json").read_text(encoding="utf-8"))
     assert all(finding["what"] in done.stdout for finding in expected)

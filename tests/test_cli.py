@@ -8,6 +8,7 @@ import pytest
 
 from llmbench import store
 from llmbench.hardware import environment
+from tests.said import llmbench as command
 
 FAKE = ["--engines", "fake", "--context-lens", "10", "20", "--batch-sizes", "1"]
 FAKE += ["--process-runs", "1", "--blocks", "1", "--threads", "1", "--output-tokens", "2"]
@@ -15,15 +16,14 @@ FAKE += ["--process-runs", "1", "--blocks", "1", "--threads", "1", "--output-tok
 
 @pytest.fixture
 def llmbench(tmp_path):
-    """The command in a subprocess, with outputs in a folder whose run `r` knows the roofs."""
+    """The command, with outputs in a folder whose run `r` knows the roofs."""
     folder = store.create_run("r", tmp_path)
     roofs = {"bytes_per_s": 1e10, "flops_per_s": 1e11, "source": "planted", "raw": {}}
     store.add_environment(folder, environment({"roofs": roofs, "roof_threads": 1}))
 
     def run(*words, code=0):
         outputs = [] if words[0] in ("doctor", "--help", "--version") else ["--outputs", tmp_path]
-        command = [sys.executable, "-m", "llmbench", *words, *map(str, outputs)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        done = command(*words, *outputs)
         assert done.returncode == code, done.stderr
         return done
 

@@ -1,13 +1,12 @@
 """`llmbench advise`: the answer with its rows, JSON, exit codes, what is refused."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
 from llmbench.hardware import fingerprint, machine
 from tests import synthetic
+from tests.said import llmbench
 
 HERE = fingerprint(machine())
 
@@ -26,8 +25,7 @@ def outputs(tmp_path_factory):
 
 
 def advise(outputs, *words, code=0):
-    command = [sys.executable, "-m", "llmbench", "advise", *words, "--outputs", str(outputs)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = llmbench("advise", *words, "--outputs", outputs)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     return done

@@ -1,8 +1,6 @@
 """`llmbench compare` as a command: its exit codes, its refusals, its one JSON document."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -13,6 +11,7 @@ from llmbench.planted import play
 from llmbench.record import Record
 from llmbench.store.journal import encode
 from llmbench.sweep import status
+from tests.said import llmbench
 
 FASTER = 1.3  # planted: edge takes so many times less time for a token and for a prompt
 SIDES = ["--target", "edge", "--baseline", "transformers"]
@@ -36,9 +35,7 @@ def compare(tmp_path_factory):
         return status("compared", outputs)["next"]
 
     def run(*words, sides=SIDES, code=0):
-        command = [sys.executable, "-m", "llmbench", "compare", "compared", *sides, *words]
-        done = subprocess.run([*command, "--outputs", str(outputs)], capture_output=True,
-                              text=True, timeout=120)  # fmt: skip
+        done = llmbench("compare", "compared", *sides, *words, "--outputs", outputs)
         assert done.returncode == code, done.stderr
         assert "Traceback" not in done.stderr
         return done

@@ -13,6 +13,7 @@ from tests.gguf_bytes import TEXT, array, gguf, key, small_model, tensor, writte
 from tests.gguf_models import model_file
 from tests.models.test_shapes import SMALL
 from tests.ollama_folders import add_tag
+from tests.said import llmbench
 
 MOE = Spec("mixtral", n_layers=2, n_heads=4, n_kv_heads=2, head_dim=8, d_model=32, d_ff=64,
            vocab_size=100, tied=False, n_experts=4, n_experts_used=2,
@@ -28,8 +29,7 @@ KEYS = {
 
 
 def inspect(*words, code=0):
-    command = [sys.executable, "-m", "llmbench", "inspect", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = llmbench("inspect", *words)
     assert done.returncode == code, done.stderr
     return done
 

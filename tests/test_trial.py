@@ -14,11 +14,11 @@ from llmbench.errors import BadParams, Missing, Refused
 from llmbench.models.source import find_model
 from llmbench.models.tokenizer import load_tokenizer
 from llmbench.trial import read_in_pieces
+from tests.said import llmbench as door
 
 
 def command(*words, stdin=None):
-    return subprocess.run([sys.executable, "-m", "llmbench", "generate", *words], input=stdin,
-                          capture_output=True, text=True, timeout=120)  # fmt: skip
+    return door("generate", *words, stdin=stdin)
 
 
 def test_pieces_are_shown_as_they_come_and_make_the_text():

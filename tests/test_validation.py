@@ -1,8 +1,6 @@
 """`validate` and `models`: what is written, what is refused, what the catalog says."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -12,11 +10,7 @@ from llmbench.errors import BadParams, Missing
 from llmbench.models import cards, cost
 from llmbench.models.source import find_model
 from llmbench.models.spec import spec_from_config
-
-
-def command(*words):
-    return subprocess.run([sys.executable, "-m", "llmbench", *words], capture_output=True,
-                          text=True, timeout=280)  # fmt: skip
+from tests.said import llmbench as command
 
 
 @pytest.mark.parametrize(("form", "layer"), [("int8", "Linear8bitLt"), ("nf4", "Linear4bit")])
@@ -32,7 +26,13 @@ def test_layers_prove_a_quantization_and_its_bytes_are_those_predicted(form, lay
     assert len([step for step in engine.stream([[5, 6, 7]], 4) if step]) == 4
 
 
-def test_validate_writes_what_it_found(tmp_path):
+@pytest.fixture
+def no_roofs(monkeypatch):
+    """Measuring the machine's roofs takes longer than these tests."""
+    monkeypatch.setattr("llmbench.sweep._probe", lambda threads: {"roofs": None})
+
+
+def test_validate_writes_what_it_found(tmp_path, no_roofs):
     done = command("validate", "builtin:tiny", "--quantization", "bfloat16", "--output-dir",
                    str(tmp_path / "told"), "--outputs", str(tmp_path / "o"))  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -43,7 +43,7 @@ def test_validate_writes_what_it_found(tmp_path):
     assert "1 of 1 form" in summary
 
 
-def test_what_was_not_measured_has_not_passed(tmp_path):
+def test_what_was_not_measured_has_not_passed(tmp_path, no_roofs):
     found = llmbench.validate(["builtin:tiny"], "none", outputs=tmp_path, budget_minutes=1e-9)
     assert (found.rows, found.left, found.passed) == ([], 1, False)
     assert "1 of 1 repeats are left" in found.files[1].read_text()

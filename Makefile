@@ -38,15 +38,15 @@ demo: setup ## From a fresh clone to outputs/demo/report.html, on the CPU, offli
 test: setup ## Everything that needs no GPU, network or server
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "$(PLAIN)"
 
-test-slow: setup ## The long ones: kill loops, design power; then, with nothing beside them, those that time
-	@status=0; \
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "$(LONG) and not alone" || status=$$?; \
-	echo "-- alone: tests whose subject is real time"; \
-	$(BIN)/python -m pytest -m "$(LONG) and alone" || status=$$?; \
-	exit $$status
+test-slow: setup ## The long ones: kills, full disks, notebooks by papermill alone
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "$(LONG)"
 
-test-exhaustive: setup ## What the long ones try some of: every moment of a kill, all trials of the proof
-	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m exhaustive
+test-exhaustive: setup ## What the long ones try some of; then, with nothing beside them, those that time
+	@status=0; \
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "exhaustive and not alone" || status=$$?; \
+	echo "-- alone: tests whose subject is real time"; \
+	$(BIN)/python -m pytest -m "exhaustive and alone" || status=$$?; \
+	exit $$status
 
 test-ollama: setup ## Against a real Ollama server (make ollama)
 	@$(BIN)/python -m pytest -m "ollama and not llamacpp"

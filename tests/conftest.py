@@ -44,10 +44,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        for name in ("alone", "exhaustive"):
-            if item.get_closest_marker(name) and not item.get_closest_marker("slow"):
-                raise pytest.UsageError(f"{item.nodeid} is {name} and not slow: it would be in "
-                                        "make test")  # fmt: skip
+        for name, needs in (("alone", "exhaustive"), ("exhaustive", "slow")):
+            if item.get_closest_marker(name) and not item.get_closest_marker(needs):
+                raise pytest.UsageError(f"{item.nodeid} is {name} and not {needs}: it would run "
+                                        "where it must not")  # fmt: skip
     for name, (what, here) in NEEDS.items():
         marked = [item for item in items if item.get_closest_marker(name)]
         if marked and not here():

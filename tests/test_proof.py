@@ -154,6 +154,7 @@ def true_ratio(study: Scaling) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.alone
 def test_real_children_find_a_planted_3_percent(tmp_path, monkeypatch):
     monkeypatch.setattr("llmbench.turns.BUSY_SHARE", 2.0)  # sleeps are not disturbed by others

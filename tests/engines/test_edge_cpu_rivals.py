@@ -40,7 +40,7 @@ def held_out():
 def told(engine, file, options):
     """Nats of the held-out text, log-probabilities along prefixes of each length, and by steps."""
     made = engines.create(engine)
-    made.load(find_model(f"gguf:{file}"), {"threads": 2} | options)
+    made.load(find_model(f"gguf:{file}"), {"threads": 1} | options)
     ids, nats = held_out(), []
     for first in range(0, WINDOWS * WINDOW, WINDOW):
         window = ids[first : first + WINDOW + 1]
@@ -67,6 +67,13 @@ def alone(function, *asked):
         return process.submit(function, *asked).result()
 
 
+def side_by_side(function, asked):
+    """`function` of each of `asked` in a fresh process, two at a time."""
+    fresh = {"mp_context": get_context("spawn"), "max_tasks_per_child": 1}
+    with ProcessPoolExecutor(2, **fresh) as processes:
+        return list(processes.map(function, *zip(*asked, strict=True)))
+
+
 def exported(folder, kind):
     file = folder / f"tiny-{kind}.gguf"
     export_any("builtin:tiny", file, kind)
@@ -78,7 +85,9 @@ def sides(request, tmp_path_factory):
     """What the reference, our engine and llama.cpp say of one file."""
     file = alone(exported, tmp_path_factory.mktemp("files"), request.param)
     asked = (("edge", REFERENCE), ("edge", OURS), ("llamacpp", {}))
-    return request.param, *(alone(told, engine, file, options) for engine, options in asked)
+    return request.param, *side_by_side(
+        told, [(engine, file, options) for engine, options in asked]
+    )
 
 
 @pytest.mark.llamacpp

@@ -12,12 +12,15 @@ from tests.faults.door import (
     length_s,
     params_file,
     planned_keys,
-    quick,
     rows,
     start,
 )
 
-pytestmark = [pytest.mark.faults, pytest.mark.slow]  # each of them runs all notebooks twice
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.slow,
+    pytest.mark.exhaustive,
+]  # each of them runs all notebooks twice
 MOMENTS = [(i + 0.5) / 6 for i in range(6)]
 HITS: list[bool] = []  # whether a kill came before the end
 
@@ -34,7 +37,7 @@ def run_s(tmp_path_factory: pytest.TempPathFactory) -> float:
     return length_s(folder, run_words(folder))
 
 
-@pytest.mark.parametrize("share", quick(MOMENTS, (), every=3))
+@pytest.mark.parametrize("share", MOMENTS)
 def test_a_kill_at_any_moment_of_a_run(share: float, run_s: float, tmp_path: Path, outputs: Path):
     words = run_words(tmp_path)
     process = start(*words, outputs=outputs)

@@ -51,7 +51,7 @@ def assert_nothing_left(children: list[psutil.Process]) -> None:
     [
         pytest.param([signal.SIGINT], 130, marks=pytest.mark.exhaustive),
         ([signal.SIGINT] * 2, 130),
-        ([signal.SIGTERM], 75),
+        pytest.param([signal.SIGTERM], 75, marks=pytest.mark.exhaustive),
     ],
     ids=["Ctrl-C", "Ctrl-C twice", "SIGTERM"],
 )
@@ -89,6 +89,7 @@ def test_ctrl_c_twice_while_a_notebook_starts(pause_s: float, tmp_path: Path, ou
     assert "Traceback" not in told.err
 
 
+@pytest.mark.exhaustive
 def test_records_held_by_another_process_are_told(tmp_path: Path, outputs: Path):
     other = start(*measure_words(engine_options={"fake": {"load_s": 90.0}}), outputs=outputs)
     try:

@@ -23,7 +23,7 @@ GPU = {"kaggle-t4": "T4", "colab-t4": "T4", "colab-l4": "L4", "colab-a100": "A10
        "h200": "H200"}  # file: its data sheet  # fmt: skip
 SEEDS = {"answers-128-cpu": 24}  # of the others; its file says why
 QUANTISED = {"ollama-cpu", "ollama-cpu-4096", "ollama-cpu-long", "four-engines-cpu",
-             "answers-128-cpu", "windows-cpu"}  # fmt: skip
+             "answers-128-cpu", "windows-cpu", "load-cpu"}  # fmt: skip
 RUNTIME = GiB // 2  # bytes of a process that `predict` leaves out: a CUDA context and libraries
 USUAL = 2048  # tokens; the window of the machine files' comparison
 TIERS = [f"shape:{model.name}" for model in catalog.tier("all")]

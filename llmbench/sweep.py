@@ -92,6 +92,7 @@ def measure_study(name: str, study: Study, *, shard: str = "", outputs: Path | N
     """`measure` for a study that is already validated."""
     check_options(study)
     check_here(study)
+    patience = Patience()
     study, left_out = present(study)
     groups = plan(name, study, shard or os.environ.get("LLMBENCH_SHARD", "1/1"))
     run_id = study.run_id or default_run_id(name, groups)
@@ -101,7 +102,8 @@ def measure_study(name: str, study: Study, *, shard: str = "", outputs: Path | N
         store.repair(folder)
         done = store.finished(folder, fingerprint(machine()))
         left = [g for g in (_without(group, done) for group in groups) if g.repeats]
-        sweep = _Sweep(name, study, folder, total=sum(len(g.repeats) for g in left))
+        total = sum(len(g.repeats) for g in left)
+        sweep = _Sweep(name, study, folder, total, patience)
         told = (run_id, folder, name, groups, done, sweep, left_out)
         _note(_summary(*told))  # `status` can tell from here on
         if left:
@@ -194,13 +196,15 @@ class _Sweep:
 
     environment = ""
 
-    def __init__(self, name: str, study: Study, folder: Path, total: int) -> None:
+    def __init__(
+        self, name: str, study: Study, folder: Path, total: int, patience: Patience
+    ) -> None:
         self.study, self.folder, self.total = study, folder, total
         self.statuses: dict[str, str] = {}  # by key, of the records written
         self.deferred = 0
         self.sequence = count()
         self.session = secrets.token_hex(4)
-        self.patience = Patience()
+        self.patience = patience
         self.started = time.monotonic()
         self.label = name
 

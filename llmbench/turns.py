@@ -4,6 +4,7 @@ In a group every contender has a lane. One is at work at a time; its turn begins
 engines' processes use no CPU time, and what they and all other processes used in it is kept.
 """
 
+import math
 import os
 import secrets
 import time
@@ -229,8 +230,10 @@ class Patience:
         try:
             self.left_s = float(told)
         except ValueError:
+            self.left_s = math.nan
+        if not 0 <= self.left_s < math.inf:
             raise BadParams(f"LLMBENCH_PATIENCE_S is {told!r}, which is no number of seconds",
-                            how="0 waits for nobody") from None  # fmt: skip
+                            how="0 waits for nobody")  # fmt: skip
 
     def wait_for_quiet(self) -> bool:
         """Wait a while for a quiet moment; whether there was one."""

@@ -144,6 +144,14 @@ def test_plan_prints_points_and_measures_nothing(llmbench, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["r"]
 
 
+def test_statistics_are_loaded_when_they_are_asked_for():
+    code = (
+        "import sys, llmbench.metrics, llmbench.laws, llmbench.pairs, llmbench.findings;"
+        "sys.exit('scipy.stats' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
+
+
 def test_starting_is_light():
     code = (
         "import sys, llmbench, llmbench.cli; from llmbench import errors;"

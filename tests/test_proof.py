@@ -159,7 +159,7 @@ def true_ratio(study: Scaling) -> float:
 def test_real_children_find_a_planted_3_percent(tmp_path, monkeypatch):
     monkeypatch.setattr("llmbench.turns.BUSY_SHARE", 2.0)  # sleeps are not disturbed by others
     lows = []
-    for seed in range(3):
+    for seed in range(5):
         study = TwoLaws(batch_sizes=[1], context_lens=[16], output_tokens=8, blocks=5, threads=1,
                         seed=seed, run_id=f"two-{seed}")  # fmt: skip
         frame = metrics.read(measure_study("scaling", study, outputs=tmp_path).folder)
@@ -168,7 +168,7 @@ def test_real_children_find_a_planted_3_percent(tmp_path, monkeypatch):
         assert (found.process_runs, found.blocks) == (6, 30)
         assert found.ratio == pytest.approx(true_ratio(study), rel=0.01)
         lows.append(found.low)
-    assert sum(low > 1 for low in lows) >= 2, lows  # each of them in 97.6 % of all trials
+    assert sum(low > 1 for low in lows) >= 4, lows  # each of them in 97.6 % of all trials
 
 
 # -- refusals --------------------------------------------------------------------------------------

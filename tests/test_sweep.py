@@ -282,9 +282,14 @@ def test_patience_ends_and_is_as_long_as_it_was_told(monkeypatch):
     assert not patience.wait_for_quiet()  # even now: nothing is left of it
     monkeypatch.delenv("LLMBENCH_PATIENCE_S")
     assert Patience().left_s == PATIENCE_S and Patience().wait_for_quiet()
-    monkeypatch.setenv("LLMBENCH_PATIENCE_S", "for ever")
+
+
+@pytest.mark.parametrize("told", ["for ever", "", "nan", "inf", "-1"])
+def test_a_patience_that_is_no_number_of_seconds_stops_before_anything(told, tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMBENCH_PATIENCE_S", told)
     with pytest.raises(BadParams, match="no number of seconds"):
-        Patience()
+        run(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_weights_that_changed_since_the_plan_are_not_measured(outputs, monkeypatch):
